@@ -1,0 +1,1 @@
+"""containerd-aio: the asyncio-native containerd client."""
