@@ -20,7 +20,6 @@
     ├── DeadlineExceeded            no answer in time (also a TimeoutError)
     ├── Unavailable                 the connection broke, or the daemon is stopping
     │   └── ConnectError            no connection could be made; says why and what to do
-    ├── ProcessFailed               a run asked to check its exit status ended with another one
     └── Closed                      the client, subscription or stream was closed by us
 
 Three questions, three places to catch: *it said no* (the classes with a gRPC code), *could not reach it*
@@ -49,7 +48,6 @@ __all__ = [
     "NotFound",
     "OutOfRange",
     "PermissionDenied",
-    "ProcessFailed",
     "ResourceExhausted",
     "Unauthenticated",
     "Unavailable",
@@ -198,10 +196,6 @@ class ConnectError(Unavailable):
         super().__init__(message, method=method)
         self.address = address
         self.reason: ConnectReason = reason
-
-
-class ProcessFailed(ContainerdError):
-    """A process that was expected to succeed ended with another exit status."""
 
 
 class Closed(ContainerdError):
