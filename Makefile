@@ -1,0 +1,56 @@
+# Everything a contributor or CI does. `make help` lists it.
+PYTHON      ?= python3
+PYTEST_ARGS ?=
+VENV        := .venv
+BIN         := $(VENV)/bin
+STAMP       := $(VENV)/.complete
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format proto bench clean venv testbed
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(STAMP)  ## containers with different fates on a private containerd, and what wait() said
+	@$(PYTHON) scripts/testbed.py system
+	@$(BIN)/containerd-aio demo
+
+test: $(STAMP)  ## everything the machine allows; PYTEST_ARGS="-k name" narrows it
+	@$(PYTHON) scripts/testbed.py all
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: $(STAMP)  ## format, lint, types, layers, generated code
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python proto/generate.py --check
+	$(BIN)/python -m pytest -q tests/unit/test_exports.py
+
+format: $(STAMP)  ## let ruff format and mend what it can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+proto: $(STAMP)  ## generate containerd_aio/api from proto/
+	$(BIN)/python proto/generate.py
+
+bench: $(STAMP)  ## every benchmark, each printing a table
+	@$(PYTHON) scripts/testbed.py all
+	@set -e; for bench in benchmarks/bench_*.py; do echo "== $$bench"; $(BIN)/python $$bench; done
+
+testbed: ## only fetch what the tests need besides Python packages
+	@$(PYTHON) scripts/testbed.py all
+
+clean:  ## remove what was generated here, fetched daemons included
+	rm -rf $(VENV) .testbed site dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+venv: $(STAMP)  ## the virtual environment with everything in it
+
+# The pip that comes with Python 3.11 doesn't know --group.
+$(STAMP): pyproject.toml
+	@$(PYTHON) scripts/testbed.py system || test -z "$$CI"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --editable ".[cli]" --group dev --group proto
+	@touch $@
