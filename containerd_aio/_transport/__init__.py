@@ -1,0 +1,1 @@
+"""The one seam every RPC passes: dialling, deadlines, headers, cancellation, errors. Private."""

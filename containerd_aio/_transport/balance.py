@@ -1,0 +1,100 @@
+"""Cancellations that grpclib sends to wake a waiting task are taken back here.
+
+grpclib interrupts a blocked call by cancelling the task that waits in it. It never withdraws that request, so
+``Task.cancelling()`` stays raised, which breaks every enclosing ``asyncio.timeout`` and anyio cancel scope; and when a
+genuine cancellation arrives in the same tick it is lost. These wrappers count what they sent and settle the account on
+exit (docs/decisions/0002).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from grpclib.utils import Wrapper
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import TracebackType
+
+    from grpclib.metadata import Deadline
+
+
+class BalancedWrapper(Wrapper):
+    """A grpclib ``Wrapper`` that leaves ``Task.cancelling()`` as it found it and never swallows a real cancellation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # task -> (its cancelling() at entry, how many cancels we sent since)
+        self._accounts: dict[asyncio.Task[Any], tuple[int, int]] = {}
+
+    @property
+    def error(self) -> Exception | None:
+        """What ended the call from outside: a lost connection or the deadline."""
+        return self._error
+
+    def __enter__(self) -> None:
+        super().__enter__()
+        task = asyncio.current_task()
+        assert task is not None
+        self._accounts[task] = (task.cancelling(), 0)
+
+    def cancel(self, error: Exception) -> None:
+        """Wake every task inside with `error`; the first error stands."""
+        if self._error is not None:
+            return
+        self._error = error
+        self.cancelled = True
+        for task in list(self._tasks):
+            if task is asyncio.current_task():
+                # It runs right now: a cancel would hit some later, unrelated await.
+                asyncio.get_running_loop().call_soon(self._interrupt, task)
+            else:
+                self._interrupt(task)
+
+    def _interrupt(self, task: asyncio.Task[Any]) -> None:
+        account = self._accounts.get(task)
+        if account is not None and task in self._tasks:
+            task.cancel()
+            self._accounts[task] = (account[0], account[1] + 1)
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.discard(task)
+        at_entry, sent = self._accounts.pop(task, (task.cancelling(), 0))
+        for _ in range(sent):
+            task.uncancel()
+        if self._error is None:
+            return
+        if exc_type is asyncio.CancelledError and task.cancelling() > at_entry:
+            return  # somebody else cancelled this task as well: theirs goes first
+        if exc is self._error:
+            return
+        raise self._error from None
+
+
+class BalancedDeadlineWrapper(BalancedWrapper):
+    """The same, ended by a deadline too."""
+
+    @contextmanager
+    def start(self, deadline: Deadline) -> Iterator[None]:
+        """Arm the deadline for the length of the call.
+
+        Raises:
+            TimeoutError: The deadline has already passed.
+        """
+        remaining = deadline.time_remaining()
+        if not remaining:
+            self._error = TimeoutError("deadline passed")
+            raise self._error
+        timer = asyncio.get_running_loop().call_later(
+            remaining, lambda: self.cancel(TimeoutError("deadline passed"))
+        )
+        try:
+            yield
+        finally:
+            timer.cancel()

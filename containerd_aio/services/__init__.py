@@ -1,0 +1,1 @@
+"""Containerd's services, one thin module each, and the generated stubs behind them."""
