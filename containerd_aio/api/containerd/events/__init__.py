@@ -41,6 +41,10 @@ betterproto2.check_compiler_version(_COMPILER_VERSION)
 
 @dataclass(eq=False, repr=False)
 class ContainerCreate(betterproto2.Message):
+    """
+    Event `/containers/create`: a record was created.
+    """
+
     id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     image: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
@@ -53,6 +57,10 @@ default_message_pool.register_message("containerd.events", "ContainerCreate", Co
 
 @dataclass(eq=False, repr=False)
 class ContainerCreateRuntime(betterproto2.Message):
+    """
+    Runtime repeats the record's runtime.
+    """
+
     name: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     options: "__google__protobuf__.Any | None" = betterproto2.field(
@@ -65,6 +73,10 @@ default_message_pool.register_message("containerd.events", "ContainerCreate.Runt
 
 @dataclass(eq=False, repr=False)
 class ContainerDelete(betterproto2.Message):
+    """
+    Event `/containers/delete`: a record was removed.
+    """
+
     id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
 
@@ -73,6 +85,10 @@ default_message_pool.register_message("containerd.events", "ContainerDelete", Co
 
 @dataclass(eq=False, repr=False)
 class ContainerUpdate(betterproto2.Message):
+    """
+    Event `/containers/update`: a record was changed. It shows the state after.
+    """
+
     id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     image: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
@@ -91,9 +107,16 @@ default_message_pool.register_message("containerd.events", "ContainerUpdate", Co
 
 @dataclass(eq=False, repr=False)
 class ContentCreate(betterproto2.Message):
+    """
+    Event `/content/create`: a blob was committed. Daemons from 2.1 on.
+    """
+
     digest: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     size: "int" = betterproto2.field(2, betterproto2.TYPE_INT64)
+    """
+    Bytes.
+    """
 
 
 default_message_pool.register_message("containerd.events", "ContentCreate", ContentCreate)
@@ -101,6 +124,10 @@ default_message_pool.register_message("containerd.events", "ContentCreate", Cont
 
 @dataclass(eq=False, repr=False)
 class ContentDelete(betterproto2.Message):
+    """
+    Event `/content/delete`: a client deleted a blob. Garbage collection is silent.
+    """
+
     digest: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
 
@@ -109,6 +136,10 @@ default_message_pool.register_message("containerd.events", "ContentDelete", Cont
 
 @dataclass(eq=False, repr=False)
 class NamespaceCreate(betterproto2.Message):
+    """
+    Event `/namespaces/create`: a namespace was made.
+    """
+
     name: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     labels: "dict[str, str]" = betterproto2.field(
@@ -123,6 +154,10 @@ default_message_pool.register_message("containerd.events", "NamespaceCreate", Na
 
 @dataclass(eq=False, repr=False)
 class NamespaceDelete(betterproto2.Message):
+    """
+    Event `/namespaces/delete`: a namespace was removed.
+    """
+
     name: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
 
@@ -131,6 +166,10 @@ default_message_pool.register_message("containerd.events", "NamespaceDelete", Na
 
 @dataclass(eq=False, repr=False)
 class NamespaceUpdate(betterproto2.Message):
+    """
+    Event `/namespaces/update`: labels were changed.
+    """
+
     name: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     labels: "dict[str, str]" = betterproto2.field(
@@ -145,6 +184,10 @@ default_message_pool.register_message("containerd.events", "NamespaceUpdate", Na
 
 @dataclass(eq=False, repr=False)
 class SandboxCreate(betterproto2.Message):
+    """
+    Event `/sandboxes/create`: a sandbox was set up.
+    """
+
     sandbox_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
 
@@ -153,6 +196,10 @@ default_message_pool.register_message("containerd.events", "SandboxCreate", Sand
 
 @dataclass(eq=False, repr=False)
 class SandboxExit(betterproto2.Message):
+    """
+    Event `/sandboxes/exit`: a sandbox ended.
+    """
+
     sandbox_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     exit_status: "int" = betterproto2.field(2, betterproto2.TYPE_UINT32)
@@ -167,6 +214,10 @@ default_message_pool.register_message("containerd.events", "SandboxExit", Sandbo
 
 @dataclass(eq=False, repr=False)
 class SandboxStart(betterproto2.Message):
+    """
+    Event `/sandboxes/start`: a sandbox runs.
+    """
+
     sandbox_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
 
@@ -175,11 +226,24 @@ default_message_pool.register_message("containerd.events", "SandboxStart", Sandb
 
 @dataclass(eq=False, repr=False)
 class SnapshotCommit(betterproto2.Message):
+    """
+    Event `/snapshot/commit`: an active snapshot became a layer.
+    """
+
     key: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    The active snapshot.
+    """
 
     name: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+    """
+    The committed one.
+    """
 
     snapshotter: "str" = betterproto2.field(5, betterproto2.TYPE_STRING)
+    """
+    Daemons from 1.7 on.
+    """
 
 
 default_message_pool.register_message("containerd.events", "SnapshotCommit", SnapshotCommit)
@@ -187,11 +251,18 @@ default_message_pool.register_message("containerd.events", "SnapshotCommit", Sna
 
 @dataclass(eq=False, repr=False)
 class SnapshotPrepare(betterproto2.Message):
+    """
+    Event `/snapshot/prepare`: an active snapshot was made.
+    """
+
     key: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     parent: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
 
     snapshotter: "str" = betterproto2.field(5, betterproto2.TYPE_STRING)
+    """
+    Daemons from 1.7 on.
+    """
 
 
 default_message_pool.register_message("containerd.events", "SnapshotPrepare", SnapshotPrepare)
@@ -199,9 +270,16 @@ default_message_pool.register_message("containerd.events", "SnapshotPrepare", Sn
 
 @dataclass(eq=False, repr=False)
 class SnapshotRemove(betterproto2.Message):
+    """
+    Event `/snapshot/remove`: a snapshot was removed; from 1.7 on also by garbage collection.
+    """
+
     key: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     snapshotter: "str" = betterproto2.field(5, betterproto2.TYPE_STRING)
+    """
+    Daemons from 1.7 on.
+    """
 
 
 default_message_pool.register_message("containerd.events", "SnapshotRemove", SnapshotRemove)
@@ -209,6 +287,10 @@ default_message_pool.register_message("containerd.events", "SnapshotRemove", Sna
 
 @dataclass(eq=False, repr=False)
 class TaskCheckpointed(betterproto2.Message):
+    """
+    Event `/tasks/checkpointed`: a task was saved. The runc shim never sends it.
+    """
+
     container_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     checkpoint: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
@@ -219,15 +301,25 @@ default_message_pool.register_message("containerd.events", "TaskCheckpointed", T
 
 @dataclass(eq=False, repr=False)
 class TaskCreate(betterproto2.Message):
+    """
+    Event `/tasks/create`: a task was set up.
+    """
+
     container_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     bundle: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+    """
+    Directory with the OCI bundle.
+    """
 
     rootfs: "list[_types__.Mount]" = betterproto2.field(3, betterproto2.TYPE_MESSAGE, repeated=True)
 
     io: "TaskIo | None" = betterproto2.field(4, betterproto2.TYPE_MESSAGE, optional=True)
 
     checkpoint: "str" = betterproto2.field(5, betterproto2.TYPE_STRING)
+    """
+    Checkpoint it was restored from, or empty.
+    """
 
     pid: "int" = betterproto2.field(6, betterproto2.TYPE_UINT32)
 
@@ -237,6 +329,10 @@ default_message_pool.register_message("containerd.events", "TaskCreate", TaskCre
 
 @dataclass(eq=False, repr=False)
 class TaskDelete(betterproto2.Message):
+    """
+    Event `/tasks/delete`: a task, or in some releases an exec, was deleted.
+    """
+
     container_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     pid: "int" = betterproto2.field(2, betterproto2.TYPE_UINT32)
@@ -248,6 +344,9 @@ class TaskDelete(betterproto2.Message):
     )
 
     id: "str" = betterproto2.field(5, betterproto2.TYPE_STRING)
+    """
+    Exec ID; empty or the container ID for the task itself.
+    """
 
 
 default_message_pool.register_message("containerd.events", "TaskDelete", TaskDelete)
@@ -255,6 +354,10 @@ default_message_pool.register_message("containerd.events", "TaskDelete", TaskDel
 
 @dataclass(eq=False, repr=False)
 class TaskExecAdded(betterproto2.Message):
+    """
+    Event `/tasks/exec-added`: an exec was added.
+    """
+
     container_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     exec_id: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
@@ -265,6 +368,10 @@ default_message_pool.register_message("containerd.events", "TaskExecAdded", Task
 
 @dataclass(eq=False, repr=False)
 class TaskExecStarted(betterproto2.Message):
+    """
+    Event `/tasks/exec-started`: an exec runs.
+    """
+
     container_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     exec_id: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
@@ -277,13 +384,23 @@ default_message_pool.register_message("containerd.events", "TaskExecStarted", Ta
 
 @dataclass(eq=False, repr=False)
 class TaskExit(betterproto2.Message):
+    """
+    Event `/tasks/exit`: a process ended.
+    """
+
     container_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     id: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+    """
+    Exec ID, or the container ID for the first process.
+    """
 
     pid: "int" = betterproto2.field(3, betterproto2.TYPE_UINT32)
 
     exit_status: "int" = betterproto2.field(4, betterproto2.TYPE_UINT32)
+    """
+    0 to 255; 128 plus the signal if one ended the process.
+    """
 
     exited_at: "__google__protobuf__.Timestamp | None" = betterproto2.field(
         5, betterproto2.TYPE_MESSAGE, optional=True
@@ -295,6 +412,10 @@ default_message_pool.register_message("containerd.events", "TaskExit", TaskExit)
 
 @dataclass(eq=False, repr=False)
 class TaskIo(betterproto2.Message):
+    """
+    TaskIO repeats where the task's standard streams go.
+    """
+
     stdin: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     stdout: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
@@ -309,6 +430,10 @@ default_message_pool.register_message("containerd.events", "TaskIO", TaskIo)
 
 @dataclass(eq=False, repr=False)
 class TaskOom(betterproto2.Message):
+    """
+    Event `/tasks/oom`: the kernel killed a process of the container for lack of memory.
+    """
+
     container_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
 
@@ -317,6 +442,10 @@ default_message_pool.register_message("containerd.events", "TaskOOM", TaskOom)
 
 @dataclass(eq=False, repr=False)
 class TaskPaused(betterproto2.Message):
+    """
+    Event `/tasks/paused`: a task was frozen.
+    """
+
     container_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
 
@@ -325,6 +454,10 @@ default_message_pool.register_message("containerd.events", "TaskPaused", TaskPau
 
 @dataclass(eq=False, repr=False)
 class TaskResumed(betterproto2.Message):
+    """
+    Event `/tasks/resumed`: a task was thawed.
+    """
+
     container_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
 
@@ -333,6 +466,10 @@ default_message_pool.register_message("containerd.events", "TaskResumed", TaskRe
 
 @dataclass(eq=False, repr=False)
 class TaskStart(betterproto2.Message):
+    """
+    Event `/tasks/start`: the first process runs.
+    """
+
     container_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     pid: "int" = betterproto2.field(2, betterproto2.TYPE_UINT32)

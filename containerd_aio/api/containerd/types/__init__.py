@@ -25,17 +25,33 @@ betterproto2.check_compiler_version(_COMPILER_VERSION)
 
 @dataclass(eq=False, repr=False)
 class Descriptor(betterproto2.Message):
+    """
+    Descriptor points at a blob by what it contains, as an OCI descriptor does.
+    """
+
     media_type: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    What the bytes are, for example `application/vnd.oci.image.manifest.v1+json`.
+    """
 
     digest: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+    """
+    `algorithm:hex` of the bytes.
+    """
 
     size: "int" = betterproto2.field(3, betterproto2.TYPE_INT64)
+    """
+    Length of the blob in bytes.
+    """
 
     annotations: "dict[str, str]" = betterproto2.field(
         5,
         betterproto2.TYPE_MAP,
         map_meta=betterproto2.map_meta(betterproto2.TYPE_STRING, betterproto2.TYPE_STRING),
     )
+    """
+    Free key-value pairs; not part of the blob's identity.
+    """
 
 
 default_message_pool.register_message("containerd.types", "Descriptor", Descriptor)
@@ -43,15 +59,31 @@ default_message_pool.register_message("containerd.types", "Descriptor", Descript
 
 @dataclass(eq=False, repr=False)
 class Envelope(betterproto2.Message):
+    """
+    Envelope is one published event with where and when it happened.
+    """
+
     timestamp: "__google__protobuf__.Timestamp | None" = betterproto2.field(
         1, betterproto2.TYPE_MESSAGE, optional=True
     )
+    """
+    When the daemon accepted the event, by its own clock.
+    """
 
     namespace: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+    """
+    Namespace the event belongs to; for namespace events, the namespace they are about.
+    """
 
     topic: "str" = betterproto2.field(3, betterproto2.TYPE_STRING)
+    """
+    Slash-separated kind of event, for example `/tasks/exit`.
+    """
 
     event: "__google__protobuf__.Any | None" = betterproto2.field(4, betterproto2.TYPE_MESSAGE, optional=True)
+    """
+    The event message itself, under its bare type name.
+    """
 
 
 default_message_pool.register_message("containerd.types", "Envelope", Envelope)
@@ -59,13 +91,27 @@ default_message_pool.register_message("containerd.types", "Envelope", Envelope)
 
 @dataclass(eq=False, repr=False)
 class Metric(betterproto2.Message):
+    """
+    Metric is a sample of one task's resource use.
+    """
+
     timestamp: "__google__protobuf__.Timestamp | None" = betterproto2.field(
         1, betterproto2.TYPE_MESSAGE, optional=True
     )
+    """
+    When the sample was taken.
+    """
 
     id: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+    """
+    Container ID.
+    """
 
     data: "__google__protobuf__.Any | None" = betterproto2.field(3, betterproto2.TYPE_MESSAGE, optional=True)
+    """
+    The numbers: io.containerd.cgroups.v1.Metrics or io.containerd.cgroups.v2.Metrics on Linux,
+    whichever the host's cgroup mode is.
+    """
 
 
 default_message_pool.register_message("containerd.types", "Metric", Metric)
@@ -73,13 +119,29 @@ default_message_pool.register_message("containerd.types", "Metric", Metric)
 
 @dataclass(eq=False, repr=False)
 class Mount(betterproto2.Message):
+    """
+    Mount is one call of mount(2), as a snapshotter wants it done.
+    """
+
     type: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    File system type, for example `overlay` or `bind`.
+    """
 
     source: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+    """
+    Device or directory to mount.
+    """
 
     target: "str" = betterproto2.field(3, betterproto2.TYPE_STRING)
+    """
+    Path below the mount root; empty means the root itself. Daemons before 1.7 ignore it.
+    """
 
     options: "list[str]" = betterproto2.field(4, betterproto2.TYPE_STRING, repeated=True)
+    """
+    Options in fstab notation, one per item.
+    """
 
 
 default_message_pool.register_message("containerd.types", "Mount", Mount)
@@ -87,13 +149,29 @@ default_message_pool.register_message("containerd.types", "Mount", Mount)
 
 @dataclass(eq=False, repr=False)
 class Platform(betterproto2.Message):
+    """
+    Platform says what an image, or a daemon, runs on. Values are those of the OCI image index.
+    """
+
     os: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    Operating system, for example `linux`.
+    """
 
     architecture: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+    """
+    Processor architecture in Go's spelling, for example `amd64`.
+    """
 
     variant: "str" = betterproto2.field(3, betterproto2.TYPE_STRING)
+    """
+    Variant of the architecture, for example `v8`.
+    """
 
     os_version: "str" = betterproto2.field(4, betterproto2.TYPE_STRING)
+    """
+    Operating system version; used on Windows. Daemons from 2.0 on.
+    """
 
 
 default_message_pool.register_message("containerd.types", "Platform", Platform)
@@ -101,23 +179,39 @@ default_message_pool.register_message("containerd.types", "Platform", Platform)
 
 @dataclass(eq=False, repr=False)
 class RuntimeInfo(betterproto2.Message):
+    """
+    RuntimeInfo is what a shim says about itself.
+    """
+
     name: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    Runtime name.
+    """
 
     version: "RuntimeVersion | None" = betterproto2.field(2, betterproto2.TYPE_MESSAGE, optional=True)
 
     options: "__google__protobuf__.Any | None" = betterproto2.field(
         3, betterproto2.TYPE_MESSAGE, optional=True
     )
+    """
+    Options as the shim understood them.
+    """
 
     features: "__google__protobuf__.Any | None" = betterproto2.field(
         4, betterproto2.TYPE_MESSAGE, optional=True
     )
+    """
+    The OCI runtime's features document, as JSON.
+    """
 
     annotations: "dict[str, str]" = betterproto2.field(
         5,
         betterproto2.TYPE_MAP,
         map_meta=betterproto2.map_meta(betterproto2.TYPE_STRING, betterproto2.TYPE_STRING),
     )
+    """
+    Free key-value pairs set by the shim.
+    """
 
 
 default_message_pool.register_message("containerd.types", "RuntimeInfo", RuntimeInfo)
@@ -125,11 +219,21 @@ default_message_pool.register_message("containerd.types", "RuntimeInfo", Runtime
 
 @dataclass(eq=False, repr=False)
 class RuntimeRequest(betterproto2.Message):
+    """
+    RuntimeRequest asks the runtime plugin about one runtime.
+    """
+
     runtime_path: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    Runtime name such as `io.containerd.runc.v2`, or the path of a shim binary.
+    """
 
     options: "__google__protobuf__.Any | None" = betterproto2.field(
         2, betterproto2.TYPE_MESSAGE, optional=True
     )
+    """
+    Options the shim would get at task creation.
+    """
 
 
 default_message_pool.register_message("containerd.types", "RuntimeRequest", RuntimeRequest)
@@ -137,9 +241,19 @@ default_message_pool.register_message("containerd.types", "RuntimeRequest", Runt
 
 @dataclass(eq=False, repr=False)
 class RuntimeVersion(betterproto2.Message):
+    """
+    RuntimeVersion is the release of a shim.
+    """
+
     version: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    Release name, for example `v2.1.9`.
+    """
 
     revision: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+    """
+    Source revision the shim was built from.
+    """
 
 
 default_message_pool.register_message("containerd.types", "RuntimeVersion", RuntimeVersion)
@@ -147,33 +261,61 @@ default_message_pool.register_message("containerd.types", "RuntimeVersion", Runt
 
 @dataclass(eq=False, repr=False)
 class Sandbox(betterproto2.Message):
+    """
+    Sandbox is the record of an environment that containers share.
+    """
+
     sandbox_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    Name, unique within the namespace.
+    """
 
     runtime: "SandboxRuntime | None" = betterproto2.field(2, betterproto2.TYPE_MESSAGE, optional=True)
+    """
+    Needed at creation: a daemon of 1.7 or later crashes without it.
+    """
 
     spec: "__google__protobuf__.Any | None" = betterproto2.field(3, betterproto2.TYPE_MESSAGE, optional=True)
+    """
+    OCI runtime spec as JSON.
+    """
 
     labels: "dict[str, str]" = betterproto2.field(
         4,
         betterproto2.TYPE_MAP,
         map_meta=betterproto2.map_meta(betterproto2.TYPE_STRING, betterproto2.TYPE_STRING),
     )
+    """
+    Searchable by filter.
+    """
 
     created_at: "__google__protobuf__.Timestamp | None" = betterproto2.field(
         5, betterproto2.TYPE_MESSAGE, optional=True
     )
+    """
+    Set by the daemon.
+    """
 
     updated_at: "__google__protobuf__.Timestamp | None" = betterproto2.field(
         6, betterproto2.TYPE_MESSAGE, optional=True
     )
+    """
+    Set by the daemon.
+    """
 
     extensions: "dict[str, __google__protobuf__.Any]" = betterproto2.field(
         7,
         betterproto2.TYPE_MAP,
         map_meta=betterproto2.map_meta(betterproto2.TYPE_STRING, betterproto2.TYPE_MESSAGE),
     )
+    """
+    Data of the client's own, by name.
+    """
 
     sandboxer: "str" = betterproto2.field(10, betterproto2.TYPE_STRING)
+    """
+    Which controller manages it, for example `shim` or `podsandbox`. Daemons from 2.0 on.
+    """
 
 
 default_message_pool.register_message("containerd.types", "Sandbox", Sandbox)
@@ -181,11 +323,21 @@ default_message_pool.register_message("containerd.types", "Sandbox", Sandbox)
 
 @dataclass(eq=False, repr=False)
 class SandboxRuntime(betterproto2.Message):
+    """
+    Runtime selects the shim that keeps the sandbox.
+    """
+
     name: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    Runtime name, for example `io.containerd.runc.v2`.
+    """
 
     options: "__google__protobuf__.Any | None" = betterproto2.field(
         2, betterproto2.TYPE_MESSAGE, optional=True
     )
+    """
+    Options for that runtime.
+    """
 
 
 default_message_pool.register_message("containerd.types", "Sandbox.Runtime", SandboxRuntime)

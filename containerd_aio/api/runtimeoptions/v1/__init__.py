@@ -14,11 +14,24 @@ betterproto2.check_compiler_version(_COMPILER_VERSION)
 
 @dataclass(eq=False, repr=False)
 class Options(betterproto2.Message):
+    """
+    Options hands a configuration to a shim that has no options message of its own.
+    """
+
     type_url: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    Type of the configuration; the shim decides what it means.
+    """
 
     config_path: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+    """
+    File with the configuration, on the daemon's machine.
+    """
 
     config_body: "bytes" = betterproto2.field(3, betterproto2.TYPE_BYTES)
+    """
+    The configuration itself.
+    """
 
 
 default_message_pool.register_message("runtimeoptions.v1", "Options", Options)

@@ -18,23 +18,54 @@ betterproto2.check_compiler_version(_COMPILER_VERSION)
 
 @dataclass(eq=False, repr=False)
 class CheckpointOptions(betterproto2.Message):
+    """
+    CheckpointOptions tunes Tasks.Checkpoint.
+    """
+
     exit: "bool" = betterproto2.field(1, betterproto2.TYPE_BOOL)
+    """
+    Stop the task once it is saved.
+    """
 
     open_tcp: "bool" = betterproto2.field(2, betterproto2.TYPE_BOOL)
+    """
+    Save established TCP connections.
+    """
 
     external_unix_sockets: "bool" = betterproto2.field(3, betterproto2.TYPE_BOOL)
+    """
+    Allow Unix sockets whose peer is outside the container.
+    """
 
     terminal: "bool" = betterproto2.field(4, betterproto2.TYPE_BOOL)
+    """
+    Allow a controlling terminal from outside the container.
+    """
 
     file_locks: "bool" = betterproto2.field(5, betterproto2.TYPE_BOOL)
+    """
+    Save file locks.
+    """
 
     empty_namespaces: "list[str]" = betterproto2.field(6, betterproto2.TYPE_STRING, repeated=True)
+    """
+    Namespaces to restore as new ones, for example `network`.
+    """
 
     cgroups_mode: "str" = betterproto2.field(7, betterproto2.TYPE_STRING)
+    """
+    How strictly criu treats cgroup properties: `soft`, `full` or `strict`.
+    """
 
     image_path: "str" = betterproto2.field(8, betterproto2.TYPE_STRING)
+    """
+    Write criu's images into this directory, and not into the content store.
+    """
 
     work_path: "str" = betterproto2.field(9, betterproto2.TYPE_STRING)
+    """
+    Directory for criu's logs.
+    """
 
 
 default_message_pool.register_message("containerd.runc.v1", "CheckpointOptions", CheckpointOptions)
@@ -42,29 +73,69 @@ default_message_pool.register_message("containerd.runc.v1", "CheckpointOptions",
 
 @dataclass(eq=False, repr=False)
 class Options(betterproto2.Message):
+    """
+    Options tunes the shim of one task.
+    """
+
     no_pivot_root: "bool" = betterproto2.field(1, betterproto2.TYPE_BOOL)
+    """
+    Use chroot(2) instead of pivot_root(2), for a root file system in RAM.
+    """
 
     no_new_keyring: "bool" = betterproto2.field(2, betterproto2.TYPE_BOOL)
+    """
+    Let the container share the caller's session keyring.
+    """
 
     shim_cgroup: "str" = betterproto2.field(3, betterproto2.TYPE_STRING)
+    """
+    Cgroup to put the shim into.
+    """
 
     io_uid: "int" = betterproto2.field(4, betterproto2.TYPE_UINT32)
+    """
+    Owner of the standard I/O pipes.
+    """
 
     io_gid: "int" = betterproto2.field(5, betterproto2.TYPE_UINT32)
+    """
+    Group of the standard I/O pipes.
+    """
 
     binary_name: "str" = betterproto2.field(6, betterproto2.TYPE_STRING)
+    """
+    Name or path of the OCI runtime to call instead of `runc`.
+    """
 
     root: "str" = betterproto2.field(7, betterproto2.TYPE_STRING)
+    """
+    Directory in which the OCI runtime keeps its state.
+    """
 
     systemd_cgroup: "bool" = betterproto2.field(9, betterproto2.TYPE_BOOL)
+    """
+    Have systemd make the cgroups.
+    """
 
     criu_image_path: "str" = betterproto2.field(10, betterproto2.TYPE_STRING)
+    """
+    Directory to restore a checkpoint from.
+    """
 
     criu_work_path: "str" = betterproto2.field(11, betterproto2.TYPE_STRING)
+    """
+    Directory for criu's logs.
+    """
 
     task_api_address: "str" = betterproto2.field(12, betterproto2.TYPE_STRING)
+    """
+    Address of the task service in a sandbox. Daemons from 2.0 on.
+    """
 
     task_api_version: "int" = betterproto2.field(13, betterproto2.TYPE_UINT32)
+    """
+    Version of the task service at that address. Daemons from 2.0 on.
+    """
 
 
 default_message_pool.register_message("containerd.runc.v1", "Options", Options)
@@ -72,6 +143,10 @@ default_message_pool.register_message("containerd.runc.v1", "Options", Options)
 
 @dataclass(eq=False, repr=False)
 class ProcessDetails(betterproto2.Message):
+    """
+    ProcessDetails is what ListPids says of an exec.
+    """
+
     exec_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
 

@@ -28,32 +28,74 @@ betterproto2.check_compiler_version(_COMPILER_VERSION)
 
 
 class AuthType(betterproto2.Enum):
+    """
+    AuthType says what the secret of an AuthResponse is.
+    """
+
     NONE = 0
+    """
+    No credentials: go on anonymously.
+    """
 
     CREDENTIALS = 1
+    """
+    User name and password.
+    """
 
     REFRESH = 2
+    """
+    An OAuth refresh token.
+    """
 
     HEADER = 3
+    """
+    A complete Authorization header.
+    """
 
 
 class HttpDebug(betterproto2.Enum):
+    """
+    HTTPDebug says how much of the registry traffic the daemon logs. Daemons from 2.1 on.
+    """
+
     DISABLED = 0
 
     DEBUG = 1
+    """
+    Requests and responses.
+    """
 
     TRACE = 2
+    """
+    Timing of connections.
+    """
 
     BOTH = 3
+    """
+    Both of the above.
+    """
 
 
 @dataclass(eq=False, repr=False)
 class AuthRequest(betterproto2.Message):
+    """
+    AuthRequest is the daemon's question for credentials.
+    """
+
     host: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    Registry host, with the port if it has one.
+    """
 
     reference: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+    """
+    Image reference being transferred.
+    """
 
     wwwauthenticate: "list[str]" = betterproto2.field(3, betterproto2.TYPE_STRING, repeated=True)
+    """
+    WWW-Authenticate headers of the refusal.
+    """
 
 
 default_message_pool.register_message("containerd.types.transfer", "AuthRequest", AuthRequest)
@@ -61,15 +103,28 @@ default_message_pool.register_message("containerd.types.transfer", "AuthRequest"
 
 @dataclass(eq=False, repr=False)
 class AuthResponse(betterproto2.Message):
+    """
+    AuthResponse is the client's answer.
+    """
+
     auth_type: "AuthType" = betterproto2.field(1, betterproto2.TYPE_ENUM, default_factory=lambda: AuthType(0))
 
     secret: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+    """
+    Password, token or header, as authType says.
+    """
 
     username: "str" = betterproto2.field(3, betterproto2.TYPE_STRING)
+    """
+    For CREDENTIALS; may go with REFRESH.
+    """
 
     expire_at: "___google__protobuf__.Timestamp | None" = betterproto2.field(
         4, betterproto2.TYPE_MESSAGE, optional=True
     )
+    """
+    When to ask again; unset means never.
+    """
 
 
 default_message_pool.register_message("containerd.types.transfer", "AuthResponse", AuthResponse)
@@ -77,6 +132,10 @@ default_message_pool.register_message("containerd.types.transfer", "AuthResponse
 
 @dataclass(eq=False, repr=False)
 class Data(betterproto2.Message):
+    """
+    Data carries bytes.
+    """
+
     data: "bytes" = betterproto2.field(1, betterproto2.TYPE_BYTES)
 
 
@@ -85,17 +144,39 @@ default_message_pool.register_message("containerd.types.transfer", "Data", Data)
 
 @dataclass(eq=False, repr=False)
 class ImageExportStream(betterproto2.Message):
+    """
+    ImageExportStream is an archive the client receives.
+    """
+
     stream: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    ID of the stream that carries the bytes.
+    """
 
     media_type: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+    """
+    Format of the archive wanted.
+    """
 
     platforms: "list[__types__.Platform]" = betterproto2.field(3, betterproto2.TYPE_MESSAGE, repeated=True)
+    """
+    Platforms to include.
+    """
 
     all_platforms: "bool" = betterproto2.field(4, betterproto2.TYPE_BOOL)
+    """
+    Include every platform, whatever `platforms` says.
+    """
 
     skip_compatibility_manifest: "bool" = betterproto2.field(5, betterproto2.TYPE_BOOL)
+    """
+    Leave out the manifest.json that Docker's loader reads.
+    """
 
     skip_non_distributable: "bool" = betterproto2.field(6, betterproto2.TYPE_BOOL)
+    """
+    Leave out layers that may not be redistributed.
+    """
 
 
 default_message_pool.register_message("containerd.types.transfer", "ImageExportStream", ImageExportStream)
@@ -103,11 +184,24 @@ default_message_pool.register_message("containerd.types.transfer", "ImageExportS
 
 @dataclass(eq=False, repr=False)
 class ImageImportStream(betterproto2.Message):
+    """
+    ImageImportStream is an archive the client sends.
+    """
+
     stream: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    ID of the stream that carries the bytes.
+    """
 
     media_type: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+    """
+    Format of the archive; empty lets the daemon find out.
+    """
 
     force_compress: "bool" = betterproto2.field(3, betterproto2.TYPE_BOOL)
+    """
+    Compress layers that arrive uncompressed.
+    """
 
 
 default_message_pool.register_message("containerd.types.transfer", "ImageImportStream", ImageImportStream)
@@ -115,15 +209,34 @@ default_message_pool.register_message("containerd.types.transfer", "ImageImportS
 
 @dataclass(eq=False, repr=False)
 class ImageReference(betterproto2.Message):
+    """
+    ImageReference derives image names from what an import contains.
+    """
+
     name: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    Name, or prefix of names.
+    """
 
     is_prefix: "bool" = betterproto2.field(2, betterproto2.TYPE_BOOL)
+    """
+    `name` is a prefix to put before, or match against, names found in the archive.
+    """
 
     allow_overwrite: "bool" = betterproto2.field(3, betterproto2.TYPE_BOOL)
+    """
+    An existing image of that name may be replaced.
+    """
 
     add_digest: "bool" = betterproto2.field(4, betterproto2.TYPE_BOOL)
+    """
+    Also create names of the form `prefix@digest`.
+    """
 
     skip_named_digest: "bool" = betterproto2.field(5, betterproto2.TYPE_BOOL)
+    """
+    No digest name for an image that already got a name.
+    """
 
 
 default_message_pool.register_message("containerd.types.transfer", "ImageReference", ImageReference)
@@ -131,23 +244,48 @@ default_message_pool.register_message("containerd.types.transfer", "ImageReferen
 
 @dataclass(eq=False, repr=False)
 class ImageStore(betterproto2.Message):
+    """
+    ImageStore reads or writes image records.
+    """
+
     name: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    Image name.
+    """
 
     labels: "dict[str, str]" = betterproto2.field(
         2,
         betterproto2.TYPE_MAP,
         map_meta=betterproto2.map_meta(betterproto2.TYPE_STRING, betterproto2.TYPE_STRING),
     )
+    """
+    Labels to set on stored images.
+    """
 
     platforms: "list[__types__.Platform]" = betterproto2.field(3, betterproto2.TYPE_MESSAGE, repeated=True)
+    """
+    Platforms whose content is wanted; empty leaves the choice to the daemon.
+    """
 
     all_metadata: "bool" = betterproto2.field(4, betterproto2.TYPE_BOOL)
+    """
+    Keep manifests and configs of the platforms not chosen, too.
+    """
 
     manifest_limit: "int" = betterproto2.field(5, betterproto2.TYPE_UINT32)
+    """
+    At most so many manifests of an index; 0 is no limit.
+    """
 
     extra_references: "list[ImageReference]" = betterproto2.field(6, betterproto2.TYPE_MESSAGE, repeated=True)
+    """
+    Further names to create for what an import finds.
+    """
 
     unpacks: "list[UnpackConfiguration]" = betterproto2.field(10, betterproto2.TYPE_MESSAGE, repeated=True)
+    """
+    Where to unpack, after the content has arrived.
+    """
 
 
 default_message_pool.register_message("containerd.types.transfer", "ImageStore", ImageStore)
@@ -155,9 +293,19 @@ default_message_pool.register_message("containerd.types.transfer", "ImageStore",
 
 @dataclass(eq=False, repr=False)
 class OciRegistry(betterproto2.Message):
+    """
+    OCIRegistry is an image in a registry.
+    """
+
     reference: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    Image reference with host.
+    """
 
     resolver: "RegistryResolver | None" = betterproto2.field(2, betterproto2.TYPE_MESSAGE, optional=True)
+    """
+    How to reach the registry.
+    """
 
 
 default_message_pool.register_message("containerd.types.transfer", "OCIRegistry", OciRegistry)
@@ -165,17 +313,39 @@ default_message_pool.register_message("containerd.types.transfer", "OCIRegistry"
 
 @dataclass(eq=False, repr=False)
 class Progress(betterproto2.Message):
+    """
+    Progress is one report on the transfer's progress stream.
+    """
+
     event: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    What is happening, for example `waiting`, `downloading` or `complete`.
+    """
 
     name: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+    """
+    What it happens to: an image name, or a descriptor's short name.
+    """
 
     parents: "list[str]" = betterproto2.field(3, betterproto2.TYPE_STRING, repeated=True)
+    """
+    Names of the items that this one belongs to.
+    """
 
     progress: "int" = betterproto2.field(4, betterproto2.TYPE_INT64)
+    """
+    Bytes done.
+    """
 
     total: "int" = betterproto2.field(5, betterproto2.TYPE_INT64)
+    """
+    Bytes in all; 0 if not known.
+    """
 
     desc: "__types__.Descriptor | None" = betterproto2.field(6, betterproto2.TYPE_MESSAGE, optional=True)
+    """
+    The blob concerned. Daemons from 2.0 on.
+    """
 
 
 default_message_pool.register_message("containerd.types.transfer", "Progress", Progress)
@@ -183,23 +353,45 @@ default_message_pool.register_message("containerd.types.transfer", "Progress", P
 
 @dataclass(eq=False, repr=False)
 class RegistryResolver(betterproto2.Message):
+    """
+    RegistryResolver configures the daemon's registry client for one transfer.
+    """
+
     auth_stream: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    ID of a stream on which the daemon sends AuthRequest and awaits AuthResponse.
+    """
 
     headers: "dict[str, str]" = betterproto2.field(
         2,
         betterproto2.TYPE_MAP,
         map_meta=betterproto2.map_meta(betterproto2.TYPE_STRING, betterproto2.TYPE_STRING),
     )
+    """
+    HTTP headers to add to each request.
+    """
 
     host_dir: "str" = betterproto2.field(3, betterproto2.TYPE_STRING)
+    """
+    Directory with hosts.toml files, on the daemon's machine. Daemons from 2.0 on.
+    """
 
     default_scheme: "str" = betterproto2.field(4, betterproto2.TYPE_STRING)
+    """
+    `http` or `https`, for hosts that hosts.toml does not settle. Daemons from 2.0 on.
+    """
 
     http_debug: "HttpDebug" = betterproto2.field(
         5, betterproto2.TYPE_ENUM, default_factory=lambda: HttpDebug(0)
     )
+    """
+    Daemons from 2.1 on.
+    """
 
     logs_stream: "str" = betterproto2.field(6, betterproto2.TYPE_STRING)
+    """
+    ID of a stream for what http_debug logs. Daemons from 2.1 on.
+    """
 
 
 default_message_pool.register_message("containerd.types.transfer", "RegistryResolver", RegistryResolver)
@@ -207,9 +399,16 @@ default_message_pool.register_message("containerd.types.transfer", "RegistryReso
 
 @dataclass(eq=False, repr=False)
 class UnpackConfiguration(betterproto2.Message):
+    """
+    UnpackConfiguration asks for one platform to be unpacked into one snapshotter.
+    """
+
     platform: "__types__.Platform | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
     snapshotter: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+    """
+    Snapshotter name; empty means the daemon's default.
+    """
 
 
 default_message_pool.register_message("containerd.types.transfer", "UnpackConfiguration", UnpackConfiguration)
@@ -217,7 +416,14 @@ default_message_pool.register_message("containerd.types.transfer", "UnpackConfig
 
 @dataclass(eq=False, repr=False)
 class WindowUpdate(betterproto2.Message):
+    """
+    WindowUpdate lets the sender send more.
+    """
+
     update: "int" = betterproto2.field(1, betterproto2.TYPE_INT32)
+    """
+    Bytes to add to the window.
+    """
 
 
 default_message_pool.register_message("containerd.types.transfer", "WindowUpdate", WindowUpdate)

@@ -13,30 +13,65 @@ betterproto2.check_compiler_version(_COMPILER_VERSION)
 
 
 class Status(betterproto2.Enum):
+    """
+    Status is the state of a process.
+    """
+
     UNKNOWN = 0
+    """
+    The shim did not say.
+    """
 
     CREATED = 1
+    """
+    Made, not started.
+    """
 
     RUNNING = 2
 
     STOPPED = 3
+    """
+    Exited, not yet deleted.
+    """
 
     PAUSED = 4
+    """
+    Frozen.
+    """
 
     PAUSING = 5
+    """
+    Being frozen.
+    """
 
 
 @dataclass(eq=False, repr=False)
 class Process(betterproto2.Message):
+    """
+    Process is the state of a task's first process or of an exec.
+    """
+
     container_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    Left empty by real daemons in the answers of Get and List.
+    """
 
     id: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+    """
+    Container ID for the first process, exec ID for an exec.
+    """
 
     pid: "int" = betterproto2.field(3, betterproto2.TYPE_UINT32)
+    """
+    In the daemon's PID namespace.
+    """
 
     status: "Status" = betterproto2.field(4, betterproto2.TYPE_ENUM, default_factory=lambda: Status(0))
 
     stdin: "str" = betterproto2.field(5, betterproto2.TYPE_STRING)
+    """
+    Path of a FIFO, a log URI, or empty.
+    """
 
     stdout: "str" = betterproto2.field(6, betterproto2.TYPE_STRING)
 
@@ -45,10 +80,16 @@ class Process(betterproto2.Message):
     terminal: "bool" = betterproto2.field(8, betterproto2.TYPE_BOOL)
 
     exit_status: "int" = betterproto2.field(9, betterproto2.TYPE_UINT32)
+    """
+    Meaningful when stopped; 255 if the daemon could not learn it.
+    """
 
     exited_at: "___google__protobuf__.Timestamp | None" = betterproto2.field(
         10, betterproto2.TYPE_MESSAGE, optional=True
     )
+    """
+    Year 1 while the process runs.
+    """
 
 
 default_message_pool.register_message("containerd.v1.types", "Process", Process)
@@ -56,9 +97,19 @@ default_message_pool.register_message("containerd.v1.types", "Process", Process)
 
 @dataclass(eq=False, repr=False)
 class ProcessInfo(betterproto2.Message):
+    """
+    ProcessInfo is one process found in the container.
+    """
+
     pid: "int" = betterproto2.field(1, betterproto2.TYPE_UINT32)
+    """
+    In the daemon's PID namespace.
+    """
 
     info: "___google__protobuf__.Any | None" = betterproto2.field(2, betterproto2.TYPE_MESSAGE, optional=True)
+    """
+    What the runtime knows of it; containerd.runc.v1.ProcessDetails from runc, for execs only.
+    """
 
 
 default_message_pool.register_message("containerd.v1.types", "ProcessInfo", ProcessInfo)

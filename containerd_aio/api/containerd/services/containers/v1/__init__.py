@@ -38,41 +38,78 @@ betterproto2.check_compiler_version(_COMPILER_VERSION)
 
 @dataclass(eq=False, repr=False)
 class Container(betterproto2.Message):
+    """
+    Container is the record of a container.
+    """
+
     id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    Name, unique within the namespace; never changes.
+    """
 
     labels: "dict[str, str]" = betterproto2.field(
         2,
         betterproto2.TYPE_MAP,
         map_meta=betterproto2.map_meta(betterproto2.TYPE_STRING, betterproto2.TYPE_STRING),
     )
+    """
+    Searchable by filter.
+    """
 
     image: "str" = betterproto2.field(3, betterproto2.TYPE_STRING)
+    """
+    Name of the image it was made from; the daemon does not check it.
+    """
 
     runtime: "ContainerRuntime | None" = betterproto2.field(4, betterproto2.TYPE_MESSAGE, optional=True)
+    """
+    Never changes.
+    """
 
     spec: "____google__protobuf__.Any | None" = betterproto2.field(
         5, betterproto2.TYPE_MESSAGE, optional=True
     )
+    """
+    OCI runtime spec as JSON.
+    """
 
     snapshotter: "str" = betterproto2.field(6, betterproto2.TYPE_STRING)
+    """
+    Snapshotter that holds the root file system; never changes.
+    """
 
     snapshot_key: "str" = betterproto2.field(7, betterproto2.TYPE_STRING)
+    """
+    Key of that snapshot; the record keeps it from garbage collection.
+    """
 
     created_at: "____google__protobuf__.Timestamp | None" = betterproto2.field(
         8, betterproto2.TYPE_MESSAGE, optional=True
     )
+    """
+    Set by the daemon.
+    """
 
     updated_at: "____google__protobuf__.Timestamp | None" = betterproto2.field(
         9, betterproto2.TYPE_MESSAGE, optional=True
     )
+    """
+    Set by the daemon.
+    """
 
     extensions: "dict[str, ____google__protobuf__.Any]" = betterproto2.field(
         10,
         betterproto2.TYPE_MAP,
         map_meta=betterproto2.map_meta(betterproto2.TYPE_STRING, betterproto2.TYPE_MESSAGE),
     )
+    """
+    Data of the client's own, by name.
+    """
 
     sandbox: "str" = betterproto2.field(11, betterproto2.TYPE_STRING)
+    """
+    ID of the sandbox it belongs to, or empty. Daemons from 1.7 on.
+    """
 
 
 default_message_pool.register_message("containerd.services.containers.v1", "Container", Container)
@@ -80,11 +117,21 @@ default_message_pool.register_message("containerd.services.containers.v1", "Cont
 
 @dataclass(eq=False, repr=False)
 class ContainerRuntime(betterproto2.Message):
+    """
+    Runtime selects the shim of the container's tasks.
+    """
+
     name: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    Runtime name, for example `io.containerd.runc.v2`.
+    """
 
     options: "____google__protobuf__.Any | None" = betterproto2.field(
         2, betterproto2.TYPE_MESSAGE, optional=True
     )
+    """
+    Default runtime options of its tasks.
+    """
 
 
 default_message_pool.register_message(
@@ -94,7 +141,14 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class CreateContainerRequest(betterproto2.Message):
+    """
+    Request of Containers.Create.
+    """
+
     container: "Container | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
+    """
+    Must be set: daemons of 1.7 and later crash without it.
+    """
 
 
 default_message_pool.register_message(
@@ -104,6 +158,10 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class CreateContainerResponse(betterproto2.Message):
+    """
+    Response of Containers.Create.
+    """
+
     container: "Container | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
 
@@ -114,6 +172,10 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class DeleteContainerRequest(betterproto2.Message):
+    """
+    Request of Containers.Delete.
+    """
+
     id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
 
@@ -124,6 +186,10 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class GetContainerRequest(betterproto2.Message):
+    """
+    Request of Containers.Get.
+    """
+
     id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
 
@@ -134,6 +200,10 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class GetContainerResponse(betterproto2.Message):
+    """
+    Response of Containers.Get.
+    """
+
     container: "Container | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
 
@@ -144,6 +214,10 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class ListContainerMessage(betterproto2.Message):
+    """
+    One record on the stream of Containers.ListStream.
+    """
+
     container: "Container | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
 
@@ -154,7 +228,14 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class ListContainersRequest(betterproto2.Message):
+    """
+    Request of Containers.List and Containers.ListStream.
+    """
+
     filters: "list[str]" = betterproto2.field(1, betterproto2.TYPE_STRING, repeated=True)
+    """
+    A record is listed if any of them matches; none lists all.
+    """
 
 
 default_message_pool.register_message(
@@ -164,6 +245,10 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class ListContainersResponse(betterproto2.Message):
+    """
+    Response of Containers.List.
+    """
+
     containers: "list[Container]" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, repeated=True)
 
 
@@ -174,11 +259,21 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class UpdateContainerRequest(betterproto2.Message):
+    """
+    Request of Containers.Update.
+    """
+
     container: "Container | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
+    """
+    Must be set: daemons of 1.7 and later crash without it.
+    """
 
     update_mask: "____google__protobuf__.FieldMask | None" = betterproto2.field(
         2, betterproto2.TYPE_MESSAGE, optional=True
     )
+    """
+    Field names, or `labels.KEY` and `extensions.KEY` for single entries.
+    """
 
 
 default_message_pool.register_message(
@@ -188,6 +283,10 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class UpdateContainerResponse(betterproto2.Message):
+    """
+    Response of Containers.Update.
+    """
+
     container: "Container | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
 
@@ -197,6 +296,10 @@ default_message_pool.register_message(
 
 
 class ContainersStub(betterproto2_grpclib.ServiceStub):
+    """
+    Containers stores container records. An unknown ID gives NOT_FOUND.
+    """
+
     async def get(
         self,
         message: "GetContainerRequest",
@@ -205,6 +308,9 @@ class ContainersStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "GetContainerResponse":
+        """
+        Get returns one record.
+        """
 
         return await self._unary_unary(
             "/containerd.services.containers.v1.Containers/Get",
@@ -223,6 +329,9 @@ class ContainersStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "ListContainersResponse":
+        """
+        List returns all records that match a filter, in one message.
+        """
 
         return await self._unary_unary(
             "/containerd.services.containers.v1.Containers/List",
@@ -241,6 +350,9 @@ class ContainersStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "AsyncIterator[ListContainerMessage]":
+        """
+        ListStream is List with a message per record, for namespaces too large for one message.
+        """
 
         async for response in self._unary_stream(
             "/containerd.services.containers.v1.Containers/ListStream",
@@ -260,6 +372,9 @@ class ContainersStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "CreateContainerResponse":
+        """
+        Create stores a new record. A used ID gives ALREADY_EXISTS.
+        """
 
         return await self._unary_unary(
             "/containerd.services.containers.v1.Containers/Create",
@@ -278,6 +393,9 @@ class ContainersStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "UpdateContainerResponse":
+        """
+        Update replaces the fields named by the mask, or everything replaceable without one.
+        """
 
         return await self._unary_unary(
             "/containerd.services.containers.v1.Containers/Update",
@@ -296,6 +414,9 @@ class ContainersStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "____google__protobuf__.Empty":
+        """
+        Delete removes a record; its snapshot stays.
+        """
 
         return await self._unary_unary(
             "/containerd.services.containers.v1.Containers/Delete",
@@ -311,28 +432,50 @@ from .....google import protobuf as ____google__protobuf__
 
 
 class ContainersBase(betterproto2_grpclib.ServiceBase):
+    """
+    Containers stores container records. An unknown ID gives NOT_FOUND.
+    """
+
     async def get(self, message: "GetContainerRequest") -> "GetContainerResponse":
+        """
+        Get returns one record.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
     async def list(self, message: "ListContainersRequest") -> "ListContainersResponse":
+        """
+        List returns all records that match a filter, in one message.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
     async def list_stream(self, message: "ListContainersRequest") -> "AsyncIterator[ListContainerMessage]":
+        """
+        ListStream is List with a message per record, for namespaces too large for one message.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
         yield ListContainerMessage()
 
     async def create(self, message: "CreateContainerRequest") -> "CreateContainerResponse":
+        """
+        Create stores a new record. A used ID gives ALREADY_EXISTS.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
     async def update(self, message: "UpdateContainerRequest") -> "UpdateContainerResponse":
+        """
+        Update replaces the fields named by the mask, or everything replaceable without one.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
     async def delete(self, message: "DeleteContainerRequest") -> "____google__protobuf__.Empty":
+        """
+        Delete removes a record; its snapshot stays.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 

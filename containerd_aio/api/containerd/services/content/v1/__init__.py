@@ -44,15 +44,32 @@ betterproto2.check_compiler_version(_COMPILER_VERSION)
 
 
 class WriteAction(betterproto2.Enum):
+    """
+    WriteAction is what a message on the Write stream asks for.
+    """
+
     STAT = 0
+    """
+    Only report the state.
+    """
 
     WRITE = 1
+    """
+    Append data.
+    """
 
     COMMIT = 2
+    """
+    Append data if there is any, check size and digest, and make the blob. Ends the stream.
+    """
 
 
 @dataclass(eq=False, repr=False)
 class AbortRequest(betterproto2.Message):
+    """
+    Request of Content.Abort.
+    """
+
     ref: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
 
@@ -61,6 +78,10 @@ default_message_pool.register_message("containerd.services.content.v1", "AbortRe
 
 @dataclass(eq=False, repr=False)
 class DeleteContentRequest(betterproto2.Message):
+    """
+    Request of Content.Delete.
+    """
+
     digest: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
 
@@ -71,23 +92,42 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class Info(betterproto2.Message):
+    """
+    Info describes a blob.
+    """
+
     digest: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    `algorithm:hex` of the bytes.
+    """
 
     size: "int" = betterproto2.field(2, betterproto2.TYPE_INT64)
+    """
+    Length in bytes.
+    """
 
     created_at: "____google__protobuf__.Timestamp | None" = betterproto2.field(
         3, betterproto2.TYPE_MESSAGE, optional=True
     )
+    """
+    Set by the daemon.
+    """
 
     updated_at: "____google__protobuf__.Timestamp | None" = betterproto2.field(
         4, betterproto2.TYPE_MESSAGE, optional=True
     )
+    """
+    Set by the daemon.
+    """
 
     labels: "dict[str, str]" = betterproto2.field(
         5,
         betterproto2.TYPE_MAP,
         map_meta=betterproto2.map_meta(betterproto2.TYPE_STRING, betterproto2.TYPE_STRING),
     )
+    """
+    Searchable by filter; `containerd.io/gc.ref.*` labels keep other objects alive.
+    """
 
 
 default_message_pool.register_message("containerd.services.content.v1", "Info", Info)
@@ -95,6 +135,10 @@ default_message_pool.register_message("containerd.services.content.v1", "Info", 
 
 @dataclass(eq=False, repr=False)
 class InfoRequest(betterproto2.Message):
+    """
+    Request of Content.Info.
+    """
+
     digest: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
 
@@ -103,6 +147,10 @@ default_message_pool.register_message("containerd.services.content.v1", "InfoReq
 
 @dataclass(eq=False, repr=False)
 class InfoResponse(betterproto2.Message):
+    """
+    Response of Content.Info.
+    """
+
     info: "Info | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
 
@@ -111,7 +159,14 @@ default_message_pool.register_message("containerd.services.content.v1", "InfoRes
 
 @dataclass(eq=False, repr=False)
 class ListContentRequest(betterproto2.Message):
+    """
+    Request of Content.List.
+    """
+
     filters: "list[str]" = betterproto2.field(1, betterproto2.TYPE_STRING, repeated=True)
+    """
+    A blob is listed if any of them matches; none lists all.
+    """
 
 
 default_message_pool.register_message(
@@ -121,6 +176,10 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class ListContentResponse(betterproto2.Message):
+    """
+    One message of Content.List, with several blobs.
+    """
+
     info: "list[Info]" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, repeated=True)
 
 
@@ -131,7 +190,14 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class ListStatusesRequest(betterproto2.Message):
+    """
+    Request of Content.ListStatuses.
+    """
+
     filters: "list[str]" = betterproto2.field(1, betterproto2.TYPE_STRING, repeated=True)
+    """
+    A write is listed if any of them matches; none lists all.
+    """
 
 
 default_message_pool.register_message(
@@ -141,6 +207,10 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class ListStatusesResponse(betterproto2.Message):
+    """
+    Response of Content.ListStatuses.
+    """
+
     statuses: "list[Status]" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, repeated=True)
 
 
@@ -151,11 +221,21 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class ReadContentRequest(betterproto2.Message):
+    """
+    Request of Content.Read.
+    """
+
     digest: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     offset: "int" = betterproto2.field(2, betterproto2.TYPE_INT64)
+    """
+    First byte wanted.
+    """
 
     size: "int" = betterproto2.field(3, betterproto2.TYPE_INT64)
+    """
+    Number of bytes wanted; 0 reads to the end.
+    """
 
 
 default_message_pool.register_message(
@@ -165,7 +245,14 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class ReadContentResponse(betterproto2.Message):
+    """
+    One piece of a blob, in order.
+    """
+
     offset: "int" = betterproto2.field(1, betterproto2.TYPE_INT64)
+    """
+    Position of the piece, counted from the offset that was asked for.
+    """
 
     data: "bytes" = betterproto2.field(2, betterproto2.TYPE_BYTES)
 
@@ -177,6 +264,10 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class Status(betterproto2.Message):
+    """
+    Status is the state of an unfinished write.
+    """
+
     started_at: "____google__protobuf__.Timestamp | None" = betterproto2.field(
         1, betterproto2.TYPE_MESSAGE, optional=True
     )
@@ -186,12 +277,24 @@ class Status(betterproto2.Message):
     )
 
     ref: "str" = betterproto2.field(3, betterproto2.TYPE_STRING)
+    """
+    The client's name for the write, unique within the namespace.
+    """
 
     offset: "int" = betterproto2.field(4, betterproto2.TYPE_INT64)
+    """
+    Bytes received.
+    """
 
     total: "int" = betterproto2.field(5, betterproto2.TYPE_INT64)
+    """
+    Bytes expected; 0 if not known.
+    """
 
     expected: "str" = betterproto2.field(6, betterproto2.TYPE_STRING)
+    """
+    Digest expected; empty if not known.
+    """
 
 
 default_message_pool.register_message("containerd.services.content.v1", "Status", Status)
@@ -199,6 +302,10 @@ default_message_pool.register_message("containerd.services.content.v1", "Status"
 
 @dataclass(eq=False, repr=False)
 class StatusRequest(betterproto2.Message):
+    """
+    Request of Content.Status.
+    """
+
     ref: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
 
@@ -207,6 +314,10 @@ default_message_pool.register_message("containerd.services.content.v1", "StatusR
 
 @dataclass(eq=False, repr=False)
 class StatusResponse(betterproto2.Message):
+    """
+    Response of Content.Status.
+    """
+
     status: "Status | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
 
@@ -215,11 +326,22 @@ default_message_pool.register_message("containerd.services.content.v1", "StatusR
 
 @dataclass(eq=False, repr=False)
 class UpdateRequest(betterproto2.Message):
+    """
+    Request of Content.Update.
+    """
+
     info: "Info | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
+    """
+    Must be set: daemons of 1.7 and later crash without it. Only the digest and what the mask names is
+    read.
+    """
 
     update_mask: "____google__protobuf__.FieldMask | None" = betterproto2.field(
         2, betterproto2.TYPE_MESSAGE, optional=True
     )
+    """
+    `labels`, or `labels.KEY` for single ones.
+    """
 
 
 default_message_pool.register_message("containerd.services.content.v1", "UpdateRequest", UpdateRequest)
@@ -227,6 +349,10 @@ default_message_pool.register_message("containerd.services.content.v1", "UpdateR
 
 @dataclass(eq=False, repr=False)
 class UpdateResponse(betterproto2.Message):
+    """
+    Response of Content.Update.
+    """
+
     info: "Info | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
 
@@ -235,25 +361,48 @@ default_message_pool.register_message("containerd.services.content.v1", "UpdateR
 
 @dataclass(eq=False, repr=False)
 class WriteContentRequest(betterproto2.Message):
+    """
+    One message from the client on the stream of Content.Write.
+    """
+
     action: "WriteAction" = betterproto2.field(
         1, betterproto2.TYPE_ENUM, default_factory=lambda: WriteAction(0)
     )
 
     ref: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+    """
+    Needed in the first message; later ones may leave it out but not change it.
+    """
 
     total: "int" = betterproto2.field(3, betterproto2.TYPE_INT64)
+    """
+    Size of the finished blob in bytes; 0 if not known.
+    """
 
     expected: "str" = betterproto2.field(4, betterproto2.TYPE_STRING)
+    """
+    Digest of the finished blob; a mismatch at commit gives FAILED_PRECONDITION.
+    """
 
     offset: "int" = betterproto2.field(5, betterproto2.TYPE_INT64)
+    """
+    Has to be the number of bytes received so far, at COMMIT too. 0, or unset, throws away what was
+    written before.
+    """
 
     data: "bytes" = betterproto2.field(6, betterproto2.TYPE_BYTES)
+    """
+    At most 16 MiB less the rest of the message, the daemon's limit for one.
+    """
 
     labels: "dict[str, str]" = betterproto2.field(
         7,
         betterproto2.TYPE_MAP,
         map_meta=betterproto2.map_meta(betterproto2.TYPE_STRING, betterproto2.TYPE_STRING),
     )
+    """
+    Labels of the blob, read at commit.
+    """
 
 
 default_message_pool.register_message(
@@ -263,6 +412,10 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class WriteContentResponse(betterproto2.Message):
+    """
+    The daemon's answer to each message on the stream of Content.Write.
+    """
+
     action: "WriteAction" = betterproto2.field(
         1, betterproto2.TYPE_ENUM, default_factory=lambda: WriteAction(0)
     )
@@ -276,10 +429,19 @@ class WriteContentResponse(betterproto2.Message):
     )
 
     offset: "int" = betterproto2.field(4, betterproto2.TYPE_INT64)
+    """
+    Bytes received.
+    """
 
     total: "int" = betterproto2.field(5, betterproto2.TYPE_INT64)
+    """
+    Bytes expected; 0 if not known.
+    """
 
     digest: "str" = betterproto2.field(6, betterproto2.TYPE_STRING)
+    """
+    Digest of the bytes received so far, when the action was STAT or COMMIT.
+    """
 
 
 default_message_pool.register_message(
@@ -288,6 +450,10 @@ default_message_pool.register_message(
 
 
 class ContentStub(betterproto2_grpclib.ServiceStub):
+    """
+    Content stores blobs. An unknown digest or ref gives NOT_FOUND.
+    """
+
     async def info(
         self,
         message: "InfoRequest",
@@ -296,6 +462,9 @@ class ContentStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "InfoResponse":
+        """
+        Info returns a blob's size and labels.
+        """
 
         return await self._unary_unary(
             "/containerd.services.content.v1.Content/Info",
@@ -314,6 +483,9 @@ class ContentStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "UpdateResponse":
+        """
+        Update changes a blob's labels.
+        """
 
         return await self._unary_unary(
             "/containerd.services.content.v1.Content/Update",
@@ -332,6 +504,9 @@ class ContentStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "AsyncIterator[ListContentResponse]":
+        """
+        List streams the blobs that match a filter, many per message.
+        """
 
         async for response in self._unary_stream(
             "/containerd.services.content.v1.Content/List",
@@ -351,6 +526,9 @@ class ContentStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "____google__protobuf__.Empty":
+        """
+        Delete removes the namespace's claim on a blob.
+        """
 
         return await self._unary_unary(
             "/containerd.services.content.v1.Content/Delete",
@@ -369,6 +547,9 @@ class ContentStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "AsyncIterator[ReadContentResponse]":
+        """
+        Read streams a blob, or a range of it.
+        """
 
         async for response in self._unary_stream(
             "/containerd.services.content.v1.Content/Read",
@@ -388,6 +569,9 @@ class ContentStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "StatusResponse":
+        """
+        Status returns how far a write has come.
+        """
 
         return await self._unary_unary(
             "/containerd.services.content.v1.Content/Status",
@@ -406,6 +590,9 @@ class ContentStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "ListStatusesResponse":
+        """
+        ListStatuses returns the state of all unfinished writes.
+        """
 
         return await self._unary_unary(
             "/containerd.services.content.v1.Content/ListStatuses",
@@ -424,6 +611,10 @@ class ContentStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "AsyncIterator[WriteContentResponse]":
+        """
+        Write makes or resumes a write and commits it. One stream at a time may hold a ref; a second gets
+        UNAVAILABLE. Committing content that is there already gives ALREADY_EXISTS.
+        """
 
         async for response in self._stream_stream(
             "/containerd.services.content.v1.Content/Write",
@@ -444,6 +635,9 @@ class ContentStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "____google__protobuf__.Empty":
+        """
+        Abort throws an unfinished write away.
+        """
 
         return await self._unary_unary(
             "/containerd.services.content.v1.Content/Abort",
@@ -459,44 +653,76 @@ from .....google import protobuf as ____google__protobuf__
 
 
 class ContentBase(betterproto2_grpclib.ServiceBase):
+    """
+    Content stores blobs. An unknown digest or ref gives NOT_FOUND.
+    """
+
     async def info(self, message: "InfoRequest") -> "InfoResponse":
+        """
+        Info returns a blob's size and labels.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
     async def update(self, message: "UpdateRequest") -> "UpdateResponse":
+        """
+        Update changes a blob's labels.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
     async def list(self, message: "ListContentRequest") -> "AsyncIterator[ListContentResponse]":
+        """
+        List streams the blobs that match a filter, many per message.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
         yield ListContentResponse()
 
     async def delete(self, message: "DeleteContentRequest") -> "____google__protobuf__.Empty":
+        """
+        Delete removes the namespace's claim on a blob.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
     async def read(self, message: "ReadContentRequest") -> "AsyncIterator[ReadContentResponse]":
+        """
+        Read streams a blob, or a range of it.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
         yield ReadContentResponse()
 
     async def status(self, message: "StatusRequest") -> "StatusResponse":
+        """
+        Status returns how far a write has come.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
     async def list_statuses(self, message: "ListStatusesRequest") -> "ListStatusesResponse":
+        """
+        ListStatuses returns the state of all unfinished writes.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
     async def write(
         self, messages: "AsyncIterator[WriteContentRequest]"
     ) -> "AsyncIterator[WriteContentResponse]":
+        """
+        Write makes or resumes a write and commits it. One stream at a time may hold a ref; a second gets
+        UNAVAILABLE. Committing content that is there already gives ALREADY_EXISTS.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
         yield WriteContentResponse()
 
     async def abort(self, message: "AbortRequest") -> "____google__protobuf__.Empty":
+        """
+        Abort throws an unfinished write away.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 

@@ -22,17 +22,33 @@ betterproto2.check_compiler_version(_COMPILER_VERSION)
 
 @dataclass(eq=False, repr=False)
 class ApplyRequest(betterproto2.Message):
+    """
+    Request of Diff.Apply.
+    """
+
     diff: "___types__.Descriptor | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
+    """
+    The layer, in the content store. Must be set: daemons crash without it.
+    """
 
     mounts: "list[___types__.Mount]" = betterproto2.field(2, betterproto2.TYPE_MESSAGE, repeated=True)
+    """
+    Mounts of the snapshot to extract onto.
+    """
 
     payloads: "dict[str, ____google__protobuf__.Any]" = betterproto2.field(
         3,
         betterproto2.TYPE_MAP,
         map_meta=betterproto2.map_meta(betterproto2.TYPE_STRING, betterproto2.TYPE_MESSAGE),
     )
+    """
+    Parameters of stream processors, by processor ID.
+    """
 
     sync_fs: "bool" = betterproto2.field(4, betterproto2.TYPE_BOOL)
+    """
+    Flush the file system before answering. Daemons from 1.7 on.
+    """
 
 
 default_message_pool.register_message("containerd.services.diff.v1", "ApplyRequest", ApplyRequest)
@@ -40,7 +56,14 @@ default_message_pool.register_message("containerd.services.diff.v1", "ApplyReque
 
 @dataclass(eq=False, repr=False)
 class ApplyResponse(betterproto2.Message):
+    """
+    Response of Diff.Apply.
+    """
+
     applied: "___types__.Descriptor | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
+    """
+    The layer uncompressed; its digest is the diff ID.
+    """
 
 
 default_message_pool.register_message("containerd.services.diff.v1", "ApplyResponse", ApplyResponse)
@@ -48,23 +71,45 @@ default_message_pool.register_message("containerd.services.diff.v1", "ApplyRespo
 
 @dataclass(eq=False, repr=False)
 class DiffRequest(betterproto2.Message):
+    """
+    Request of Diff.Diff.
+    """
+
     left: "list[___types__.Mount]" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, repeated=True)
+    """
+    Mounts of the state before; empty compares with nothing.
+    """
 
     right: "list[___types__.Mount]" = betterproto2.field(2, betterproto2.TYPE_MESSAGE, repeated=True)
+    """
+    Mounts of the state after.
+    """
 
     media_type: "str" = betterproto2.field(3, betterproto2.TYPE_STRING)
+    """
+    Media type of the layer to make; it decides the compression.
+    """
 
     ref: "str" = betterproto2.field(4, betterproto2.TYPE_STRING)
+    """
+    Name of the write in the content store; empty lets the daemon choose.
+    """
 
     labels: "dict[str, str]" = betterproto2.field(
         5,
         betterproto2.TYPE_MAP,
         map_meta=betterproto2.map_meta(betterproto2.TYPE_STRING, betterproto2.TYPE_STRING),
     )
+    """
+    Labels of the new blob.
+    """
 
     source_date_epoch: "____google__protobuf__.Timestamp | None" = betterproto2.field(
         6, betterproto2.TYPE_MESSAGE, optional=True
     )
+    """
+    Upper bound for times in the layer, to make it reproducible. Daemons from 1.7 on.
+    """
 
 
 default_message_pool.register_message("containerd.services.diff.v1", "DiffRequest", DiffRequest)
@@ -72,13 +117,24 @@ default_message_pool.register_message("containerd.services.diff.v1", "DiffReques
 
 @dataclass(eq=False, repr=False)
 class DiffResponse(betterproto2.Message):
+    """
+    Response of Diff.Diff.
+    """
+
     diff: "___types__.Descriptor | None" = betterproto2.field(3, betterproto2.TYPE_MESSAGE, optional=True)
+    """
+    The new layer.
+    """
 
 
 default_message_pool.register_message("containerd.services.diff.v1", "DiffResponse", DiffResponse)
 
 
 class DiffStub(betterproto2_grpclib.ServiceStub):
+    """
+    Diff turns layer blobs into files and files into layer blobs.
+    """
+
     async def apply(
         self,
         message: "ApplyRequest",
@@ -87,6 +143,9 @@ class DiffStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "ApplyResponse":
+        """
+        Apply extracts a layer onto mounts.
+        """
 
         return await self._unary_unary(
             "/containerd.services.diff.v1.Diff/Apply",
@@ -105,6 +164,9 @@ class DiffStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "DiffResponse":
+        """
+        Diff stores what changed between two sets of mounts as a layer.
+        """
 
         return await self._unary_unary(
             "/containerd.services.diff.v1.Diff/Diff",
@@ -121,11 +183,21 @@ from .... import types as ___types__
 
 
 class DiffBase(betterproto2_grpclib.ServiceBase):
+    """
+    Diff turns layer blobs into files and files into layer blobs.
+    """
+
     async def apply(self, message: "ApplyRequest") -> "ApplyResponse":
+        """
+        Apply extracts a layer onto mounts.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
     async def diff(self, message: "DiffRequest") -> "DiffResponse":
+        """
+        Diff stores what changed between two sets of mounts as a layer.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 

@@ -23,7 +23,14 @@ betterproto2.check_compiler_version(_COMPILER_VERSION)
 
 @dataclass(eq=False, repr=False)
 class ForwardRequest(betterproto2.Message):
+    """
+    Request of Events.Forward.
+    """
+
     envelope: "___types__.Envelope | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
+    """
+    Must be set: daemons crash without it.
+    """
 
 
 default_message_pool.register_message("containerd.services.events.v1", "ForwardRequest", ForwardRequest)
@@ -31,11 +38,21 @@ default_message_pool.register_message("containerd.services.events.v1", "ForwardR
 
 @dataclass(eq=False, repr=False)
 class PublishRequest(betterproto2.Message):
+    """
+    Request of Events.Publish.
+    """
+
     topic: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    Starts with `/`; each part must be a valid identifier.
+    """
 
     event: "____google__protobuf__.Any | None" = betterproto2.field(
         2, betterproto2.TYPE_MESSAGE, optional=True
     )
+    """
+    The type URL has to be the bare type name for daemons before 1.7.
+    """
 
 
 default_message_pool.register_message("containerd.services.events.v1", "PublishRequest", PublishRequest)
@@ -43,13 +60,24 @@ default_message_pool.register_message("containerd.services.events.v1", "PublishR
 
 @dataclass(eq=False, repr=False)
 class SubscribeRequest(betterproto2.Message):
+    """
+    Request of Events.Subscribe.
+    """
+
     filters: "list[str]" = betterproto2.field(1, betterproto2.TYPE_STRING, repeated=True)
+    """
+    An event is sent if any of them matches; none sends all.
+    """
 
 
 default_message_pool.register_message("containerd.services.events.v1", "SubscribeRequest", SubscribeRequest)
 
 
 class EventsStub(betterproto2_grpclib.ServiceStub):
+    """
+    Events publishes and delivers events.
+    """
+
     async def publish(
         self,
         message: "PublishRequest",
@@ -58,6 +86,9 @@ class EventsStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "____google__protobuf__.Empty":
+        """
+        Publish sends an event under the caller's namespace and the daemon's clock.
+        """
 
         return await self._unary_unary(
             "/containerd.services.events.v1.Events/Publish",
@@ -76,6 +107,9 @@ class EventsStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "____google__protobuf__.Empty":
+        """
+        Forward takes an event with namespace and time already filled in; shims use it.
+        """
 
         return await self._unary_unary(
             "/containerd.services.events.v1.Events/Forward",
@@ -94,6 +128,9 @@ class EventsStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "AsyncIterator[___types__.Envelope]":
+        """
+        Subscribe streams matching events of all namespaces until the caller cancels.
+        """
 
         async for response in self._unary_stream(
             "/containerd.services.events.v1.Events/Subscribe",
@@ -111,15 +148,28 @@ from .... import types as ___types__
 
 
 class EventsBase(betterproto2_grpclib.ServiceBase):
+    """
+    Events publishes and delivers events.
+    """
+
     async def publish(self, message: "PublishRequest") -> "____google__protobuf__.Empty":
+        """
+        Publish sends an event under the caller's namespace and the daemon's clock.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
     async def forward(self, message: "ForwardRequest") -> "____google__protobuf__.Empty":
+        """
+        Forward takes an event with namespace and time already filled in; shims use it.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
     async def subscribe(self, message: "SubscribeRequest") -> "AsyncIterator[___types__.Envelope]":
+        """
+        Subscribe streams matching events of all namespaces until the caller cancels.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
         yield ___types__.Envelope()

@@ -38,11 +38,21 @@ betterproto2.check_compiler_version(_COMPILER_VERSION)
 
 @dataclass(eq=False, repr=False)
 class CreateImageRequest(betterproto2.Message):
+    """
+    Request of Images.Create.
+    """
+
     image: "Image | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
+    """
+    Must be set, target included: daemons of 1.7 and later crash without.
+    """
 
     source_date_epoch: "____google__protobuf__.Timestamp | None" = betterproto2.field(
         2, betterproto2.TYPE_MESSAGE, optional=True
     )
+    """
+    Time to record instead of now. Daemons from 1.7 on.
+    """
 
 
 default_message_pool.register_message(
@@ -52,6 +62,10 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class CreateImageResponse(betterproto2.Message):
+    """
+    Response of Images.Create.
+    """
+
     image: "Image | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
 
@@ -62,11 +76,21 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class DeleteImageRequest(betterproto2.Message):
+    """
+    Request of Images.Delete.
+    """
+
     name: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     sync: "bool" = betterproto2.field(2, betterproto2.TYPE_BOOL)
+    """
+    Collect garbage before answering.
+    """
 
     target: "___types__.Descriptor | None" = betterproto2.field(3, betterproto2.TYPE_MESSAGE, optional=True)
+    """
+    Delete only if the record still has this target. Daemons before 2.0 ignore it and delete anyway.
+    """
 
 
 default_message_pool.register_message(
@@ -76,6 +100,10 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class GetImageRequest(betterproto2.Message):
+    """
+    Request of Images.Get.
+    """
+
     name: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
 
@@ -84,6 +112,10 @@ default_message_pool.register_message("containerd.services.images.v1", "GetImage
 
 @dataclass(eq=False, repr=False)
 class GetImageResponse(betterproto2.Message):
+    """
+    Response of Images.Get.
+    """
+
     image: "Image | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
 
@@ -92,23 +124,42 @@ default_message_pool.register_message("containerd.services.images.v1", "GetImage
 
 @dataclass(eq=False, repr=False)
 class Image(betterproto2.Message):
+    """
+    Image is a name for content.
+    """
+
     name: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    Unique within the namespace; usually a full reference.
+    """
 
     labels: "dict[str, str]" = betterproto2.field(
         2,
         betterproto2.TYPE_MAP,
         map_meta=betterproto2.map_meta(betterproto2.TYPE_STRING, betterproto2.TYPE_STRING),
     )
+    """
+    Searchable by filter.
+    """
 
     target: "___types__.Descriptor | None" = betterproto2.field(3, betterproto2.TYPE_MESSAGE, optional=True)
+    """
+    Manifest or index. The daemon does not check that it has it.
+    """
 
     created_at: "____google__protobuf__.Timestamp | None" = betterproto2.field(
         7, betterproto2.TYPE_MESSAGE, optional=True
     )
+    """
+    Set by the daemon, or from source_date_epoch.
+    """
 
     updated_at: "____google__protobuf__.Timestamp | None" = betterproto2.field(
         8, betterproto2.TYPE_MESSAGE, optional=True
     )
+    """
+    Set by the daemon, or from source_date_epoch.
+    """
 
 
 default_message_pool.register_message("containerd.services.images.v1", "Image", Image)
@@ -116,6 +167,10 @@ default_message_pool.register_message("containerd.services.images.v1", "Image", 
 
 @dataclass(eq=False, repr=False)
 class ImageCreate(betterproto2.Message):
+    """
+    Event `/images/create`: a record was created.
+    """
+
     name: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     labels: "dict[str, str]" = betterproto2.field(
@@ -130,6 +185,10 @@ default_message_pool.register_message("containerd.services.images.v1", "ImageCre
 
 @dataclass(eq=False, repr=False)
 class ImageDelete(betterproto2.Message):
+    """
+    Event `/images/delete`: a record was removed, by a client or, from 2.0 on, because it expired.
+    """
+
     name: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
 
@@ -138,6 +197,10 @@ default_message_pool.register_message("containerd.services.images.v1", "ImageDel
 
 @dataclass(eq=False, repr=False)
 class ImageUpdate(betterproto2.Message):
+    """
+    Event `/images/update`: a record was changed.
+    """
+
     name: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     labels: "dict[str, str]" = betterproto2.field(
@@ -152,7 +215,14 @@ default_message_pool.register_message("containerd.services.images.v1", "ImageUpd
 
 @dataclass(eq=False, repr=False)
 class ListImagesRequest(betterproto2.Message):
+    """
+    Request of Images.List.
+    """
+
     filters: "list[str]" = betterproto2.field(1, betterproto2.TYPE_STRING, repeated=True)
+    """
+    A record is listed if any of them matches; none lists all.
+    """
 
 
 default_message_pool.register_message("containerd.services.images.v1", "ListImagesRequest", ListImagesRequest)
@@ -160,6 +230,10 @@ default_message_pool.register_message("containerd.services.images.v1", "ListImag
 
 @dataclass(eq=False, repr=False)
 class ListImagesResponse(betterproto2.Message):
+    """
+    Response of Images.List.
+    """
+
     images: "list[Image]" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, repeated=True)
 
 
@@ -170,15 +244,29 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class UpdateImageRequest(betterproto2.Message):
+    """
+    Request of Images.Update.
+    """
+
     image: "Image | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
+    """
+    Must be set, target included even if the mask leaves it out: daemons of 1.7 and later crash
+    without.
+    """
 
     update_mask: "____google__protobuf__.FieldMask | None" = betterproto2.field(
         2, betterproto2.TYPE_MESSAGE, optional=True
     )
+    """
+    `target`, `labels`, or `labels.KEY` for single ones.
+    """
 
     source_date_epoch: "____google__protobuf__.Timestamp | None" = betterproto2.field(
         3, betterproto2.TYPE_MESSAGE, optional=True
     )
+    """
+    Time to record instead of now. Daemons from 1.7 on.
+    """
 
 
 default_message_pool.register_message(
@@ -188,6 +276,10 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class UpdateImageResponse(betterproto2.Message):
+    """
+    Response of Images.Update.
+    """
+
     image: "Image | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
 
@@ -197,6 +289,10 @@ default_message_pool.register_message(
 
 
 class ImagesStub(betterproto2_grpclib.ServiceStub):
+    """
+    Images stores image records. An unknown name gives NOT_FOUND.
+    """
+
     async def get(
         self,
         message: "GetImageRequest",
@@ -205,6 +301,9 @@ class ImagesStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "GetImageResponse":
+        """
+        Get returns one record.
+        """
 
         return await self._unary_unary(
             "/containerd.services.images.v1.Images/Get",
@@ -223,6 +322,9 @@ class ImagesStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "ListImagesResponse":
+        """
+        List returns all records that match a filter.
+        """
 
         return await self._unary_unary(
             "/containerd.services.images.v1.Images/List",
@@ -241,6 +343,9 @@ class ImagesStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "CreateImageResponse":
+        """
+        Create stores a new record. A used name gives ALREADY_EXISTS.
+        """
 
         return await self._unary_unary(
             "/containerd.services.images.v1.Images/Create",
@@ -259,6 +364,9 @@ class ImagesStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "UpdateImageResponse":
+        """
+        Update replaces the fields named by the mask, or the whole record without one.
+        """
 
         return await self._unary_unary(
             "/containerd.services.images.v1.Images/Update",
@@ -277,6 +385,9 @@ class ImagesStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "____google__protobuf__.Empty":
+        """
+        Delete removes a record; garbage collection removes the content.
+        """
 
         return await self._unary_unary(
             "/containerd.services.images.v1.Images/Delete",
@@ -293,23 +404,42 @@ from .... import types as ___types__
 
 
 class ImagesBase(betterproto2_grpclib.ServiceBase):
+    """
+    Images stores image records. An unknown name gives NOT_FOUND.
+    """
+
     async def get(self, message: "GetImageRequest") -> "GetImageResponse":
+        """
+        Get returns one record.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
     async def list(self, message: "ListImagesRequest") -> "ListImagesResponse":
+        """
+        List returns all records that match a filter.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
     async def create(self, message: "CreateImageRequest") -> "CreateImageResponse":
+        """
+        Create stores a new record. A used name gives ALREADY_EXISTS.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
     async def update(self, message: "UpdateImageRequest") -> "UpdateImageResponse":
+        """
+        Update replaces the fields named by the mask, or the whole record without one.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
     async def delete(self, message: "DeleteImageRequest") -> "____google__protobuf__.Empty":
+        """
+        Delete removes a record; garbage collection removes the content.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 

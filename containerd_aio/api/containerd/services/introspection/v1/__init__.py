@@ -32,13 +32,26 @@ betterproto2.check_compiler_version(_COMPILER_VERSION)
 
 @dataclass(eq=False, repr=False)
 class DeprecationWarning(betterproto2.Message):
+    """
+    DeprecationWarning is a feature in use that will go away.
+    """
+
     id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    Stable name, starting with `io.containerd.deprecation/`.
+    """
 
     message: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+    """
+    Text for a human.
+    """
 
     last_occurrence: "____google__protobuf__.Timestamp | None" = betterproto2.field(
         3, betterproto2.TYPE_MESSAGE, optional=True
     )
+    """
+    When it was last used.
+    """
 
 
 default_message_pool.register_message(
@@ -48,25 +61,50 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class Plugin(betterproto2.Message):
+    """
+    Plugin is one part of the daemon.
+    """
+
     type: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    Kind of plugin, for example `io.containerd.snapshotter.v1`.
+    """
 
     id: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+    """
+    Name within its type, for example `overlayfs`.
+    """
 
     requires: "list[str]" = betterproto2.field(3, betterproto2.TYPE_STRING, repeated=True)
+    """
+    Types of plugins that have to be loaded before it.
+    """
 
     platforms: "list[___types__.Platform]" = betterproto2.field(4, betterproto2.TYPE_MESSAGE, repeated=True)
+    """
+    Platforms it supports.
+    """
 
     exports: "dict[str, str]" = betterproto2.field(
         5,
         betterproto2.TYPE_MAP,
         map_meta=betterproto2.map_meta(betterproto2.TYPE_STRING, betterproto2.TYPE_STRING),
     )
+    """
+    Facts it publishes, for example a snapshotter's `root` directory.
+    """
 
     capabilities: "list[str]" = betterproto2.field(6, betterproto2.TYPE_STRING, repeated=True)
+    """
+    Names of what it can do.
+    """
 
     init_err: "____google__rpc__.Status | None" = betterproto2.field(
         7, betterproto2.TYPE_MESSAGE, optional=True
     )
+    """
+    Why it did not load; unset if it did.
+    """
 
 
 default_message_pool.register_message("containerd.services.introspection.v1", "Plugin", Plugin)
@@ -74,6 +112,10 @@ default_message_pool.register_message("containerd.services.introspection.v1", "P
 
 @dataclass(eq=False, repr=False)
 class PluginInfoRequest(betterproto2.Message):
+    """
+    Request of Introspection.PluginInfo.
+    """
+
     type: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     id: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
@@ -81,6 +123,9 @@ class PluginInfoRequest(betterproto2.Message):
     options: "____google__protobuf__.Any | None" = betterproto2.field(
         3, betterproto2.TYPE_MESSAGE, optional=True
     )
+    """
+    Question for the plugin; containerd.types.RuntimeRequest for the runtime plugin.
+    """
 
 
 default_message_pool.register_message(
@@ -90,11 +135,18 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class PluginInfoResponse(betterproto2.Message):
+    """
+    Response of Introspection.PluginInfo.
+    """
+
     plugin: "Plugin | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
     extra: "____google__protobuf__.Any | None" = betterproto2.field(
         2, betterproto2.TYPE_MESSAGE, optional=True
     )
+    """
+    The plugin's answer; containerd.types.RuntimeInfo from the runtime plugin.
+    """
 
 
 default_message_pool.register_message(
@@ -104,7 +156,14 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class PluginsRequest(betterproto2.Message):
+    """
+    Request of Introspection.Plugins.
+    """
+
     filters: "list[str]" = betterproto2.field(1, betterproto2.TYPE_STRING, repeated=True)
+    """
+    A plugin is listed if any of them matches; none lists all.
+    """
 
 
 default_message_pool.register_message(
@@ -114,6 +173,10 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class PluginsResponse(betterproto2.Message):
+    """
+    Response of Introspection.Plugins.
+    """
+
     plugins: "list[Plugin]" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, repeated=True)
 
 
@@ -124,13 +187,29 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class ServerResponse(betterproto2.Message):
+    """
+    Response of Introspection.Server.
+    """
+
     uuid: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    Kept in the daemon's root directory, so it outlives restarts.
+    """
 
     pid: "int" = betterproto2.field(2, betterproto2.TYPE_UINT64)
+    """
+    PID of the daemon in its own PID namespace. Daemons from 1.7 on.
+    """
 
     pidns: "int" = betterproto2.field(3, betterproto2.TYPE_UINT64)
+    """
+    Inode number of that namespace. Daemons from 1.7 on.
+    """
 
     deprecations: "list[DeprecationWarning]" = betterproto2.field(4, betterproto2.TYPE_MESSAGE, repeated=True)
+    """
+    Deprecated features in use since the daemon started. Daemons from late 1.6 and 1.7 releases on.
+    """
 
 
 default_message_pool.register_message(
@@ -139,6 +218,10 @@ default_message_pool.register_message(
 
 
 class IntrospectionStub(betterproto2_grpclib.ServiceStub):
+    """
+    Introspection describes the daemon and its plugins.
+    """
+
     async def plugins(
         self,
         message: "PluginsRequest",
@@ -147,6 +230,9 @@ class IntrospectionStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "PluginsResponse":
+        """
+        Plugins lists plugins, those that failed to load included.
+        """
 
         return await self._unary_unary(
             "/containerd.services.introspection.v1.Introspection/Plugins",
@@ -165,6 +251,9 @@ class IntrospectionStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "ServerResponse":
+        """
+        Server identifies the daemon process.
+        """
 
         if message is None:
             message = ____google__protobuf__.Empty()
@@ -186,6 +275,9 @@ class IntrospectionStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "PluginInfoResponse":
+        """
+        PluginInfo asks one plugin about itself. Daemons from 2.0 on; others answer UNIMPLEMENTED.
+        """
 
         return await self._unary_unary(
             "/containerd.services.introspection.v1.Introspection/PluginInfo",
@@ -203,15 +295,28 @@ from .... import types as ___types__
 
 
 class IntrospectionBase(betterproto2_grpclib.ServiceBase):
+    """
+    Introspection describes the daemon and its plugins.
+    """
+
     async def plugins(self, message: "PluginsRequest") -> "PluginsResponse":
+        """
+        Plugins lists plugins, those that failed to load included.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
     async def server(self, message: "____google__protobuf__.Empty") -> "ServerResponse":
+        """
+        Server identifies the daemon process.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
     async def plugin_info(self, message: "PluginInfoRequest") -> "PluginInfoResponse":
+        """
+        PluginInfo asks one plugin about itself. Daemons from 2.0 on; others answer UNIMPLEMENTED.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 

@@ -36,9 +36,19 @@ betterproto2.check_compiler_version(_COMPILER_VERSION)
 
 @dataclass(eq=False, repr=False)
 class AddResourceRequest(betterproto2.Message):
+    """
+    Request of Leases.AddResource.
+    """
+
     id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    Lease ID.
+    """
 
     resource: "Resource | None" = betterproto2.field(2, betterproto2.TYPE_MESSAGE, optional=True)
+    """
+    Must be set: daemons of 1.7 and later crash without it.
+    """
 
 
 default_message_pool.register_message(
@@ -48,7 +58,14 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class CreateRequest(betterproto2.Message):
+    """
+    Request of Leases.Create.
+    """
+
     id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    Empty lets the daemon choose one.
+    """
 
     labels: "dict[str, str]" = betterproto2.field(
         3,
@@ -62,6 +79,10 @@ default_message_pool.register_message("containerd.services.leases.v1", "CreateRe
 
 @dataclass(eq=False, repr=False)
 class CreateResponse(betterproto2.Message):
+    """
+    Response of Leases.Create.
+    """
+
     lease: "Lease | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
 
@@ -70,9 +91,16 @@ default_message_pool.register_message("containerd.services.leases.v1", "CreateRe
 
 @dataclass(eq=False, repr=False)
 class DeleteRequest(betterproto2.Message):
+    """
+    Request of Leases.Delete.
+    """
+
     id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     sync: "bool" = betterproto2.field(2, betterproto2.TYPE_BOOL)
+    """
+    Collect garbage before answering.
+    """
 
 
 default_message_pool.register_message("containerd.services.leases.v1", "DeleteRequest", DeleteRequest)
@@ -80,9 +108,19 @@ default_message_pool.register_message("containerd.services.leases.v1", "DeleteRe
 
 @dataclass(eq=False, repr=False)
 class DeleteResourceRequest(betterproto2.Message):
+    """
+    Request of Leases.DeleteResource.
+    """
+
     id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    Lease ID.
+    """
 
     resource: "Resource | None" = betterproto2.field(2, betterproto2.TYPE_MESSAGE, optional=True)
+    """
+    Must be set: daemons of 1.7 and later crash without it.
+    """
 
 
 default_message_pool.register_message(
@@ -92,17 +130,30 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class Lease(betterproto2.Message):
+    """
+    Lease is a set of protected objects.
+    """
+
     id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    Name, unique within the namespace; goes into the `containerd-lease` header of calls.
+    """
 
     created_at: "____google__protobuf__.Timestamp | None" = betterproto2.field(
         2, betterproto2.TYPE_MESSAGE, optional=True
     )
+    """
+    Set by the daemon.
+    """
 
     labels: "dict[str, str]" = betterproto2.field(
         3,
         betterproto2.TYPE_MAP,
         map_meta=betterproto2.map_meta(betterproto2.TYPE_STRING, betterproto2.TYPE_STRING),
     )
+    """
+    `containerd.io/gc.expire` ends the lease at an RFC 3339 time.
+    """
 
 
 default_message_pool.register_message("containerd.services.leases.v1", "Lease", Lease)
@@ -110,7 +161,14 @@ default_message_pool.register_message("containerd.services.leases.v1", "Lease", 
 
 @dataclass(eq=False, repr=False)
 class ListRequest(betterproto2.Message):
+    """
+    Request of Leases.List.
+    """
+
     filters: "list[str]" = betterproto2.field(1, betterproto2.TYPE_STRING, repeated=True)
+    """
+    A lease is listed if any of them matches; none lists all.
+    """
 
 
 default_message_pool.register_message("containerd.services.leases.v1", "ListRequest", ListRequest)
@@ -118,7 +176,14 @@ default_message_pool.register_message("containerd.services.leases.v1", "ListRequ
 
 @dataclass(eq=False, repr=False)
 class ListResourcesRequest(betterproto2.Message):
+    """
+    Request of Leases.ListResources.
+    """
+
     id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    Lease ID.
+    """
 
 
 default_message_pool.register_message(
@@ -128,6 +193,10 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class ListResourcesResponse(betterproto2.Message):
+    """
+    Response of Leases.ListResources.
+    """
+
     resources: "list[Resource]" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, repeated=True)
 
 
@@ -138,6 +207,10 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class ListResponse(betterproto2.Message):
+    """
+    Response of Leases.List.
+    """
+
     leases: "list[Lease]" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, repeated=True)
 
 
@@ -146,15 +219,29 @@ default_message_pool.register_message("containerd.services.leases.v1", "ListResp
 
 @dataclass(eq=False, repr=False)
 class Resource(betterproto2.Message):
+    """
+    Resource names an object of the daemon.
+    """
+
     id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    Digest, snapshot key, ref of a write, or image name.
+    """
 
     type: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+    """
+    `content`, `snapshots/SNAPSHOTTER` or `ingests`; from 2.0 on also `images`.
+    """
 
 
 default_message_pool.register_message("containerd.services.leases.v1", "Resource", Resource)
 
 
 class LeasesStub(betterproto2_grpclib.ServiceStub):
+    """
+    Leases manages leases. An unknown lease gives NOT_FOUND.
+    """
+
     async def create(
         self,
         message: "CreateRequest",
@@ -163,6 +250,9 @@ class LeasesStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "CreateResponse":
+        """
+        Create makes a lease. A used ID gives ALREADY_EXISTS.
+        """
 
         return await self._unary_unary(
             "/containerd.services.leases.v1.Leases/Create",
@@ -181,6 +271,9 @@ class LeasesStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "____google__protobuf__.Empty":
+        """
+        Delete ends a lease; what nothing else refers to becomes garbage.
+        """
 
         return await self._unary_unary(
             "/containerd.services.leases.v1.Leases/Delete",
@@ -199,6 +292,9 @@ class LeasesStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "ListResponse":
+        """
+        List returns all leases that match a filter.
+        """
 
         return await self._unary_unary(
             "/containerd.services.leases.v1.Leases/List",
@@ -217,6 +313,9 @@ class LeasesStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "____google__protobuf__.Empty":
+        """
+        AddResource puts an existing object under a lease.
+        """
 
         return await self._unary_unary(
             "/containerd.services.leases.v1.Leases/AddResource",
@@ -235,6 +334,9 @@ class LeasesStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "____google__protobuf__.Empty":
+        """
+        DeleteResource takes an object from a lease; the object itself stays.
+        """
 
         return await self._unary_unary(
             "/containerd.services.leases.v1.Leases/DeleteResource",
@@ -253,6 +355,9 @@ class LeasesStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "ListResourcesResponse":
+        """
+        ListResources returns what a lease protects.
+        """
 
         return await self._unary_unary(
             "/containerd.services.leases.v1.Leases/ListResources",
@@ -268,27 +373,49 @@ from .....google import protobuf as ____google__protobuf__
 
 
 class LeasesBase(betterproto2_grpclib.ServiceBase):
+    """
+    Leases manages leases. An unknown lease gives NOT_FOUND.
+    """
+
     async def create(self, message: "CreateRequest") -> "CreateResponse":
+        """
+        Create makes a lease. A used ID gives ALREADY_EXISTS.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
     async def delete(self, message: "DeleteRequest") -> "____google__protobuf__.Empty":
+        """
+        Delete ends a lease; what nothing else refers to becomes garbage.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
     async def list(self, message: "ListRequest") -> "ListResponse":
+        """
+        List returns all leases that match a filter.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
     async def add_resource(self, message: "AddResourceRequest") -> "____google__protobuf__.Empty":
+        """
+        AddResource puts an existing object under a lease.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
     async def delete_resource(self, message: "DeleteResourceRequest") -> "____google__protobuf__.Empty":
+        """
+        DeleteResource takes an object from a lease; the object itself stays.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
     async def list_resources(self, message: "ListResourcesRequest") -> "ListResourcesResponse":
+        """
+        ListResources returns what a lease protects.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 

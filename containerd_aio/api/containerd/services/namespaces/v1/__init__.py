@@ -35,7 +35,14 @@ betterproto2.check_compiler_version(_COMPILER_VERSION)
 
 @dataclass(eq=False, repr=False)
 class CreateNamespaceRequest(betterproto2.Message):
+    """
+    Request of Namespaces.Create.
+    """
+
     namespace: "Namespace | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
+    """
+    Must be set: daemons of 1.7 and later crash without it.
+    """
 
 
 default_message_pool.register_message(
@@ -45,6 +52,10 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class CreateNamespaceResponse(betterproto2.Message):
+    """
+    Response of Namespaces.Create.
+    """
+
     namespace: "Namespace | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
 
@@ -55,6 +66,10 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class DeleteNamespaceRequest(betterproto2.Message):
+    """
+    Request of Namespaces.Delete.
+    """
+
     name: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
 
@@ -65,6 +80,10 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class GetNamespaceRequest(betterproto2.Message):
+    """
+    Request of Namespaces.Get.
+    """
+
     name: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
 
@@ -75,6 +94,10 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class GetNamespaceResponse(betterproto2.Message):
+    """
+    Response of Namespaces.Get.
+    """
+
     namespace: "Namespace | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
 
@@ -85,7 +108,14 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class ListNamespacesRequest(betterproto2.Message):
+    """
+    Request of Namespaces.List.
+    """
+
     filter: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    Daemons ignore it.
+    """
 
 
 default_message_pool.register_message(
@@ -95,6 +125,10 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class ListNamespacesResponse(betterproto2.Message):
+    """
+    Response of Namespaces.List.
+    """
+
     namespaces: "list[Namespace]" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, repeated=True)
 
 
@@ -105,6 +139,10 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class Namespace(betterproto2.Message):
+    """
+    Namespace is a name and its settings.
+    """
+
     name: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     labels: "dict[str, str]" = betterproto2.field(
@@ -112,6 +150,10 @@ class Namespace(betterproto2.Message):
         betterproto2.TYPE_MAP,
         map_meta=betterproto2.map_meta(betterproto2.TYPE_STRING, betterproto2.TYPE_STRING),
     )
+    """
+    `containerd.io/defaults/runtime` and `containerd.io/defaults/snapshotter` set defaults for
+    clients.
+    """
 
 
 default_message_pool.register_message("containerd.services.namespaces.v1", "Namespace", Namespace)
@@ -119,11 +161,21 @@ default_message_pool.register_message("containerd.services.namespaces.v1", "Name
 
 @dataclass(eq=False, repr=False)
 class UpdateNamespaceRequest(betterproto2.Message):
+    """
+    Request of Namespaces.Update.
+    """
+
     namespace: "Namespace | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
+    """
+    Must be set: daemons of 1.7 and later crash without it.
+    """
 
     update_mask: "____google__protobuf__.FieldMask | None" = betterproto2.field(
         2, betterproto2.TYPE_MESSAGE, optional=True
     )
+    """
+    `labels`, or `labels.KEY` for single ones.
+    """
 
 
 default_message_pool.register_message(
@@ -133,6 +185,10 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class UpdateNamespaceResponse(betterproto2.Message):
+    """
+    Response of Namespaces.Update.
+    """
+
     namespace: "Namespace | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
 
@@ -142,6 +198,10 @@ default_message_pool.register_message(
 
 
 class NamespacesStub(betterproto2_grpclib.ServiceStub):
+    """
+    Namespaces manages namespaces.
+    """
+
     async def get(
         self,
         message: "GetNamespaceRequest",
@@ -150,6 +210,9 @@ class NamespacesStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "GetNamespaceResponse":
+        """
+        Get returns one namespace. Daemons answer for names that do not exist, too, without labels.
+        """
 
         return await self._unary_unary(
             "/containerd.services.namespaces.v1.Namespaces/Get",
@@ -168,6 +231,9 @@ class NamespacesStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "ListNamespacesResponse":
+        """
+        List returns all namespaces.
+        """
 
         return await self._unary_unary(
             "/containerd.services.namespaces.v1.Namespaces/List",
@@ -186,6 +252,9 @@ class NamespacesStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "CreateNamespaceResponse":
+        """
+        Create makes a namespace. A used name gives ALREADY_EXISTS.
+        """
 
         return await self._unary_unary(
             "/containerd.services.namespaces.v1.Namespaces/Create",
@@ -204,6 +273,9 @@ class NamespacesStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "UpdateNamespaceResponse":
+        """
+        Update changes labels.
+        """
 
         return await self._unary_unary(
             "/containerd.services.namespaces.v1.Namespaces/Update",
@@ -222,6 +294,9 @@ class NamespacesStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "____google__protobuf__.Empty":
+        """
+        Delete removes an empty namespace; one that still has objects gives FAILED_PRECONDITION.
+        """
 
         return await self._unary_unary(
             "/containerd.services.namespaces.v1.Namespaces/Delete",
@@ -237,23 +312,42 @@ from .....google import protobuf as ____google__protobuf__
 
 
 class NamespacesBase(betterproto2_grpclib.ServiceBase):
+    """
+    Namespaces manages namespaces.
+    """
+
     async def get(self, message: "GetNamespaceRequest") -> "GetNamespaceResponse":
+        """
+        Get returns one namespace. Daemons answer for names that do not exist, too, without labels.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
     async def list(self, message: "ListNamespacesRequest") -> "ListNamespacesResponse":
+        """
+        List returns all namespaces.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
     async def create(self, message: "CreateNamespaceRequest") -> "CreateNamespaceResponse":
+        """
+        Create makes a namespace. A used name gives ALREADY_EXISTS.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
     async def update(self, message: "UpdateNamespaceRequest") -> "UpdateNamespaceResponse":
+        """
+        Update changes labels.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
     async def delete(self, message: "DeleteNamespaceRequest") -> "____google__protobuf__.Empty":
+        """
+        Delete removes an empty namespace; one that still has objects gives FAILED_PRECONDITION.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 

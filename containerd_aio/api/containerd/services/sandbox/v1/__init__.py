@@ -55,25 +55,47 @@ betterproto2.check_compiler_version(_COMPILER_VERSION)
 
 @dataclass(eq=False, repr=False)
 class ControllerCreateRequest(betterproto2.Message):
+    """
+    Request of Controller.Create.
+    """
+
     sandbox_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     rootfs: "list[___types__.Mount]" = betterproto2.field(2, betterproto2.TYPE_MESSAGE, repeated=True)
+    """
+    Mounts of the sandbox's own root file system.
+    """
 
     options: "____google__protobuf__.Any | None" = betterproto2.field(
         3, betterproto2.TYPE_MESSAGE, optional=True
     )
+    """
+    Options for the controller.
+    """
 
     netns_path: "str" = betterproto2.field(4, betterproto2.TYPE_STRING)
+    """
+    Path of the network namespace to use.
+    """
 
     annotations: "dict[str, str]" = betterproto2.field(
         5,
         betterproto2.TYPE_MAP,
         map_meta=betterproto2.map_meta(betterproto2.TYPE_STRING, betterproto2.TYPE_STRING),
     )
+    """
+    Daemons from 2.0 on.
+    """
 
     sandbox: "___types__.Sandbox | None" = betterproto2.field(6, betterproto2.TYPE_MESSAGE, optional=True)
+    """
+    The record; needed by the `shim` controller, which crashes without. Daemons from 2.0 on.
+    """
 
     sandboxer: "str" = betterproto2.field(10, betterproto2.TYPE_STRING)
+    """
+    Controller that manages the sandbox. Daemons from 2.0 on.
+    """
 
 
 default_message_pool.register_message(
@@ -83,6 +105,10 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class ControllerCreateResponse(betterproto2.Message):
+    """
+    Response of Controller.Create.
+    """
+
     sandbox_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
 
@@ -93,9 +119,16 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class ControllerMetricsRequest(betterproto2.Message):
+    """
+    Request of Controller.Metrics.
+    """
+
     sandbox_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     sandboxer: "str" = betterproto2.field(10, betterproto2.TYPE_STRING)
+    """
+    Controller that manages the sandbox.
+    """
 
 
 default_message_pool.register_message(
@@ -105,6 +138,10 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class ControllerMetricsResponse(betterproto2.Message):
+    """
+    Response of Controller.Metrics.
+    """
+
     metrics: "___types__.Metric | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
 
@@ -115,9 +152,16 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class ControllerPlatformRequest(betterproto2.Message):
+    """
+    Request of Controller.Platform.
+    """
+
     sandbox_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     sandboxer: "str" = betterproto2.field(10, betterproto2.TYPE_STRING)
+    """
+    Controller that manages the sandbox. Daemons from 2.0 on.
+    """
 
 
 default_message_pool.register_message(
@@ -127,6 +171,10 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class ControllerPlatformResponse(betterproto2.Message):
+    """
+    Response of Controller.Platform.
+    """
+
     platform: "___types__.Platform | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
 
@@ -137,9 +185,16 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class ControllerShutdownRequest(betterproto2.Message):
+    """
+    Request of Controller.Shutdown.
+    """
+
     sandbox_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     sandboxer: "str" = betterproto2.field(10, betterproto2.TYPE_STRING)
+    """
+    Controller that manages the sandbox. Daemons from 2.0 on.
+    """
 
 
 default_message_pool.register_message(
@@ -149,6 +204,10 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class ControllerShutdownResponse(betterproto2.Message):
+    """
+    Response of Controller.Shutdown.
+    """
+
     pass
 
 
@@ -159,9 +218,16 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class ControllerStartRequest(betterproto2.Message):
+    """
+    Request of Controller.Start.
+    """
+
     sandbox_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     sandboxer: "str" = betterproto2.field(10, betterproto2.TYPE_STRING)
+    """
+    Controller that manages the sandbox. Daemons from 2.0 on.
+    """
 
 
 default_message_pool.register_message(
@@ -171,9 +237,16 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class ControllerStartResponse(betterproto2.Message):
+    """
+    Response of Controller.Start.
+    """
+
     sandbox_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     pid: "int" = betterproto2.field(2, betterproto2.TYPE_UINT32)
+    """
+    First process of the sandbox, in the daemon's PID namespace.
+    """
 
     created_at: "____google__protobuf__.Timestamp | None" = betterproto2.field(
         3, betterproto2.TYPE_MESSAGE, optional=True
@@ -186,8 +259,14 @@ class ControllerStartResponse(betterproto2.Message):
     )
 
     address: "str" = betterproto2.field(5, betterproto2.TYPE_STRING)
+    """
+    Where the sandbox serves the task API. Daemons from 2.0 on.
+    """
 
     version: "int" = betterproto2.field(6, betterproto2.TYPE_UINT32)
+    """
+    Version of that API. Daemons from 2.0 on.
+    """
 
 
 default_message_pool.register_message(
@@ -197,11 +276,21 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class ControllerStatusRequest(betterproto2.Message):
+    """
+    Request of Controller.Status.
+    """
+
     sandbox_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     verbose: "bool" = betterproto2.field(2, betterproto2.TYPE_BOOL)
+    """
+    Fill `info`, too.
+    """
 
     sandboxer: "str" = betterproto2.field(10, betterproto2.TYPE_STRING)
+    """
+    Controller that manages the sandbox. Daemons from 2.0 on.
+    """
 
 
 default_message_pool.register_message(
@@ -211,17 +300,30 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class ControllerStatusResponse(betterproto2.Message):
+    """
+    Response of Controller.Status.
+    """
+
     sandbox_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     pid: "int" = betterproto2.field(2, betterproto2.TYPE_UINT32)
+    """
+    First process of the sandbox, in the daemon's PID namespace.
+    """
 
     state: "str" = betterproto2.field(3, betterproto2.TYPE_STRING)
+    """
+    State in the controller's own words.
+    """
 
     info: "dict[str, str]" = betterproto2.field(
         4,
         betterproto2.TYPE_MAP,
         map_meta=betterproto2.map_meta(betterproto2.TYPE_STRING, betterproto2.TYPE_STRING),
     )
+    """
+    Details for a human, if they were asked for.
+    """
 
     created_at: "____google__protobuf__.Timestamp | None" = betterproto2.field(
         5, betterproto2.TYPE_MESSAGE, optional=True
@@ -234,10 +336,19 @@ class ControllerStatusResponse(betterproto2.Message):
     extra: "____google__protobuf__.Any | None" = betterproto2.field(
         7, betterproto2.TYPE_MESSAGE, optional=True
     )
+    """
+    Details for a program; their type depends on the controller.
+    """
 
     address: "str" = betterproto2.field(8, betterproto2.TYPE_STRING)
+    """
+    Where the sandbox serves the task API. Daemons from 2.0 on.
+    """
 
     version: "int" = betterproto2.field(9, betterproto2.TYPE_UINT32)
+    """
+    Version of that API. Daemons from 2.0 on.
+    """
 
 
 default_message_pool.register_message(
@@ -247,11 +358,21 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class ControllerStopRequest(betterproto2.Message):
+    """
+    Request of Controller.Stop.
+    """
+
     sandbox_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     timeout_secs: "int" = betterproto2.field(2, betterproto2.TYPE_UINT32)
+    """
+    Seconds to wait for a clean end before the sandbox is killed.
+    """
 
     sandboxer: "str" = betterproto2.field(10, betterproto2.TYPE_STRING)
+    """
+    Controller that manages the sandbox. Daemons from 2.0 on.
+    """
 
 
 default_message_pool.register_message(
@@ -261,6 +382,10 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class ControllerStopResponse(betterproto2.Message):
+    """
+    Response of Controller.Stop.
+    """
+
     pass
 
 
@@ -271,13 +396,23 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class ControllerUpdateRequest(betterproto2.Message):
+    """
+    Request of Controller.Update.
+    """
+
     sandbox_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     sandboxer: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+    """
+    Controller that manages the sandbox.
+    """
 
     sandbox: "___types__.Sandbox | None" = betterproto2.field(3, betterproto2.TYPE_MESSAGE, optional=True)
 
     fields: "list[str]" = betterproto2.field(4, betterproto2.TYPE_STRING, repeated=True)
+    """
+    Names of the fields that changed.
+    """
 
 
 default_message_pool.register_message(
@@ -287,6 +422,10 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class ControllerUpdateResponse(betterproto2.Message):
+    """
+    Response of Controller.Update.
+    """
+
     pass
 
 
@@ -297,9 +436,16 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class ControllerWaitRequest(betterproto2.Message):
+    """
+    Request of Controller.Wait.
+    """
+
     sandbox_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     sandboxer: "str" = betterproto2.field(10, betterproto2.TYPE_STRING)
+    """
+    Controller that manages the sandbox. Daemons from 2.0 on.
+    """
 
 
 default_message_pool.register_message(
@@ -309,6 +455,10 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class ControllerWaitResponse(betterproto2.Message):
+    """
+    Response of Controller.Wait.
+    """
+
     exit_status: "int" = betterproto2.field(1, betterproto2.TYPE_UINT32)
 
     exited_at: "____google__protobuf__.Timestamp | None" = betterproto2.field(
@@ -323,7 +473,14 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class StoreCreateRequest(betterproto2.Message):
+    """
+    Request of Store.Create.
+    """
+
     sandbox: "___types__.Sandbox | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
+    """
+    Must be set, runtime included: daemons crash without.
+    """
 
 
 default_message_pool.register_message(
@@ -333,6 +490,10 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class StoreCreateResponse(betterproto2.Message):
+    """
+    Response of Store.Create.
+    """
+
     sandbox: "___types__.Sandbox | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
 
@@ -343,6 +504,10 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class StoreDeleteRequest(betterproto2.Message):
+    """
+    Request of Store.Delete.
+    """
+
     sandbox_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
 
@@ -353,6 +518,10 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class StoreDeleteResponse(betterproto2.Message):
+    """
+    Response of Store.Delete.
+    """
+
     pass
 
 
@@ -363,6 +532,10 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class StoreGetRequest(betterproto2.Message):
+    """
+    Request of Store.Get.
+    """
+
     sandbox_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
 
@@ -371,6 +544,10 @@ default_message_pool.register_message("containerd.services.sandbox.v1", "StoreGe
 
 @dataclass(eq=False, repr=False)
 class StoreGetResponse(betterproto2.Message):
+    """
+    Response of Store.Get.
+    """
+
     sandbox: "___types__.Sandbox | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
 
@@ -379,7 +556,14 @@ default_message_pool.register_message("containerd.services.sandbox.v1", "StoreGe
 
 @dataclass(eq=False, repr=False)
 class StoreListRequest(betterproto2.Message):
+    """
+    Request of Store.List.
+    """
+
     filters: "list[str]" = betterproto2.field(1, betterproto2.TYPE_STRING, repeated=True)
+    """
+    A record is listed if any of them matches; none lists all.
+    """
 
 
 default_message_pool.register_message("containerd.services.sandbox.v1", "StoreListRequest", StoreListRequest)
@@ -387,6 +571,10 @@ default_message_pool.register_message("containerd.services.sandbox.v1", "StoreLi
 
 @dataclass(eq=False, repr=False)
 class StoreListResponse(betterproto2.Message):
+    """
+    Response of Store.List.
+    """
+
     list: "list[___types__.Sandbox]" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, repeated=True)
 
 
@@ -397,9 +585,19 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class StoreUpdateRequest(betterproto2.Message):
+    """
+    Request of Store.Update.
+    """
+
     sandbox: "___types__.Sandbox | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
+    """
+    Must be set, runtime included: daemons crash without.
+    """
 
     fields: "list[str]" = betterproto2.field(2, betterproto2.TYPE_STRING, repeated=True)
+    """
+    Names of the fields to replace.
+    """
 
 
 default_message_pool.register_message(
@@ -409,6 +607,10 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class StoreUpdateResponse(betterproto2.Message):
+    """
+    Response of Store.Update.
+    """
+
     sandbox: "___types__.Sandbox | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
 
@@ -418,6 +620,10 @@ default_message_pool.register_message(
 
 
 class ControllerStub(betterproto2_grpclib.ServiceStub):
+    """
+    Controller runs sandboxes. Which controllers exist depends on the daemon's plugins.
+    """
+
     async def create(
         self,
         message: "ControllerCreateRequest",
@@ -426,6 +632,9 @@ class ControllerStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "ControllerCreateResponse":
+        """
+        Create sets a sandbox up without starting it.
+        """
 
         return await self._unary_unary(
             "/containerd.services.sandbox.v1.Controller/Create",
@@ -444,6 +653,9 @@ class ControllerStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "ControllerStartResponse":
+        """
+        Start runs a sandbox that was created.
+        """
 
         return await self._unary_unary(
             "/containerd.services.sandbox.v1.Controller/Start",
@@ -462,6 +674,9 @@ class ControllerStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "ControllerPlatformResponse":
+        """
+        Platform returns what the sandbox can run.
+        """
 
         return await self._unary_unary(
             "/containerd.services.sandbox.v1.Controller/Platform",
@@ -480,6 +695,9 @@ class ControllerStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "ControllerStopResponse":
+        """
+        Stop ends the sandbox but keeps what Status needs.
+        """
 
         return await self._unary_unary(
             "/containerd.services.sandbox.v1.Controller/Stop",
@@ -498,6 +716,9 @@ class ControllerStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "ControllerWaitResponse":
+        """
+        Wait answers when the sandbox has ended.
+        """
 
         return await self._unary_unary(
             "/containerd.services.sandbox.v1.Controller/Wait",
@@ -516,6 +737,9 @@ class ControllerStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "ControllerStatusResponse":
+        """
+        Status returns the sandbox's state.
+        """
 
         return await self._unary_unary(
             "/containerd.services.sandbox.v1.Controller/Status",
@@ -534,6 +758,9 @@ class ControllerStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "ControllerShutdownResponse":
+        """
+        Shutdown stops the sandbox if it runs and removes everything of it.
+        """
 
         return await self._unary_unary(
             "/containerd.services.sandbox.v1.Controller/Shutdown",
@@ -552,6 +779,9 @@ class ControllerStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "ControllerMetricsResponse":
+        """
+        Metrics measures the sandbox. Daemons from 2.0 on.
+        """
 
         return await self._unary_unary(
             "/containerd.services.sandbox.v1.Controller/Metrics",
@@ -570,6 +800,9 @@ class ControllerStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "ControllerUpdateResponse":
+        """
+        Update tells a running sandbox of changes to its record. Daemons from 2.0 on.
+        """
 
         return await self._unary_unary(
             "/containerd.services.sandbox.v1.Controller/Update",
@@ -582,6 +815,10 @@ class ControllerStub(betterproto2_grpclib.ServiceStub):
 
 
 class StoreStub(betterproto2_grpclib.ServiceStub):
+    """
+    Store keeps sandbox records. An unknown ID gives NOT_FOUND.
+    """
+
     async def create(
         self,
         message: "StoreCreateRequest",
@@ -590,6 +827,9 @@ class StoreStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "StoreCreateResponse":
+        """
+        Create stores a new record. A used ID gives ALREADY_EXISTS.
+        """
 
         return await self._unary_unary(
             "/containerd.services.sandbox.v1.Store/Create",
@@ -608,6 +848,9 @@ class StoreStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "StoreUpdateResponse":
+        """
+        Update replaces the fields named, or everything replaceable if none is.
+        """
 
         return await self._unary_unary(
             "/containerd.services.sandbox.v1.Store/Update",
@@ -626,6 +869,9 @@ class StoreStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "StoreDeleteResponse":
+        """
+        Delete removes a record.
+        """
 
         return await self._unary_unary(
             "/containerd.services.sandbox.v1.Store/Delete",
@@ -644,6 +890,9 @@ class StoreStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "StoreListResponse":
+        """
+        List returns all records that match a filter.
+        """
 
         return await self._unary_unary(
             "/containerd.services.sandbox.v1.Store/List",
@@ -662,6 +911,9 @@ class StoreStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "StoreGetResponse":
+        """
+        Get returns one record.
+        """
 
         return await self._unary_unary(
             "/containerd.services.sandbox.v1.Store/Get",
@@ -678,39 +930,70 @@ from .... import types as ___types__
 
 
 class ControllerBase(betterproto2_grpclib.ServiceBase):
+    """
+    Controller runs sandboxes. Which controllers exist depends on the daemon's plugins.
+    """
+
     async def create(self, message: "ControllerCreateRequest") -> "ControllerCreateResponse":
+        """
+        Create sets a sandbox up without starting it.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
     async def start(self, message: "ControllerStartRequest") -> "ControllerStartResponse":
+        """
+        Start runs a sandbox that was created.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
     async def platform(self, message: "ControllerPlatformRequest") -> "ControllerPlatformResponse":
+        """
+        Platform returns what the sandbox can run.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
     async def stop(self, message: "ControllerStopRequest") -> "ControllerStopResponse":
+        """
+        Stop ends the sandbox but keeps what Status needs.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
     async def wait(self, message: "ControllerWaitRequest") -> "ControllerWaitResponse":
+        """
+        Wait answers when the sandbox has ended.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
     async def status(self, message: "ControllerStatusRequest") -> "ControllerStatusResponse":
+        """
+        Status returns the sandbox's state.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
     async def shutdown(self, message: "ControllerShutdownRequest") -> "ControllerShutdownResponse":
+        """
+        Shutdown stops the sandbox if it runs and removes everything of it.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
     async def metrics(self, message: "ControllerMetricsRequest") -> "ControllerMetricsResponse":
+        """
+        Metrics measures the sandbox. Daemons from 2.0 on.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
     async def update(self, message: "ControllerUpdateRequest") -> "ControllerUpdateResponse":
+        """
+        Update tells a running sandbox of changes to its record. Daemons from 2.0 on.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
@@ -846,23 +1129,42 @@ class ControllerBase(betterproto2_grpclib.ServiceBase):
 
 
 class StoreBase(betterproto2_grpclib.ServiceBase):
+    """
+    Store keeps sandbox records. An unknown ID gives NOT_FOUND.
+    """
+
     async def create(self, message: "StoreCreateRequest") -> "StoreCreateResponse":
+        """
+        Create stores a new record. A used ID gives ALREADY_EXISTS.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
     async def update(self, message: "StoreUpdateRequest") -> "StoreUpdateResponse":
+        """
+        Update replaces the fields named, or everything replaceable if none is.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
     async def delete(self, message: "StoreDeleteRequest") -> "StoreDeleteResponse":
+        """
+        Delete removes a record.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
     async def list(self, message: "StoreListRequest") -> "StoreListResponse":
+        """
+        List returns all records that match a filter.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
     async def get(self, message: "StoreGetRequest") -> "StoreGetResponse":
+        """
+        Get returns one record.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 

@@ -44,18 +44,38 @@ betterproto2.check_compiler_version(_COMPILER_VERSION)
 
 
 class Kind(betterproto2.Enum):
+    """
+    Kind is the sort of a snapshot.
+    """
+
     UNKNOWN = 0
 
     VIEW = 1
+    """
+    Read-only, not a layer.
+    """
 
     ACTIVE = 2
+    """
+    Writable.
+    """
 
     COMMITTED = 3
+    """
+    A layer: read-only, may be a parent.
+    """
 
 
 @dataclass(eq=False, repr=False)
 class CleanupRequest(betterproto2.Message):
+    """
+    Request of Snapshots.Cleanup.
+    """
+
     snapshotter: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    Snapshotter to use; an unknown one gives INVALID_ARGUMENT.
+    """
 
 
 default_message_pool.register_message("containerd.services.snapshots.v1", "CleanupRequest", CleanupRequest)
@@ -63,17 +83,33 @@ default_message_pool.register_message("containerd.services.snapshots.v1", "Clean
 
 @dataclass(eq=False, repr=False)
 class CommitSnapshotRequest(betterproto2.Message):
+    """
+    Request of Snapshots.Commit.
+    """
+
     snapshotter: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    Snapshotter to use; an unknown one gives INVALID_ARGUMENT.
+    """
 
     name: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+    """
+    Name of the committed snapshot; by convention a chain ID.
+    """
 
     key: "str" = betterproto2.field(3, betterproto2.TYPE_STRING)
+    """
+    Active snapshot to commit; it is gone afterwards.
+    """
 
     labels: "dict[str, str]" = betterproto2.field(
         4,
         betterproto2.TYPE_MAP,
         map_meta=betterproto2.map_meta(betterproto2.TYPE_STRING, betterproto2.TYPE_STRING),
     )
+    """
+    Labels of the committed snapshot.
+    """
 
 
 default_message_pool.register_message(
@@ -83,25 +119,44 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class Info(betterproto2.Message):
+    """
+    Info describes a snapshot.
+    """
+
     name: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    Key or name.
+    """
 
     parent: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+    """
+    Name of the parent, or empty.
+    """
 
     kind: "Kind" = betterproto2.field(3, betterproto2.TYPE_ENUM, default_factory=lambda: Kind(0))
 
     created_at: "____google__protobuf__.Timestamp | None" = betterproto2.field(
         4, betterproto2.TYPE_MESSAGE, optional=True
     )
+    """
+    Set by the daemon.
+    """
 
     updated_at: "____google__protobuf__.Timestamp | None" = betterproto2.field(
         5, betterproto2.TYPE_MESSAGE, optional=True
     )
+    """
+    Set by the daemon.
+    """
 
     labels: "dict[str, str]" = betterproto2.field(
         6,
         betterproto2.TYPE_MAP,
         map_meta=betterproto2.map_meta(betterproto2.TYPE_STRING, betterproto2.TYPE_STRING),
     )
+    """
+    Searchable by filter.
+    """
 
 
 default_message_pool.register_message("containerd.services.snapshots.v1", "Info", Info)
@@ -109,9 +164,19 @@ default_message_pool.register_message("containerd.services.snapshots.v1", "Info"
 
 @dataclass(eq=False, repr=False)
 class ListSnapshotsRequest(betterproto2.Message):
+    """
+    Request of Snapshots.List.
+    """
+
     snapshotter: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    Snapshotter to use; an unknown one gives INVALID_ARGUMENT.
+    """
 
     filters: "list[str]" = betterproto2.field(2, betterproto2.TYPE_STRING, repeated=True)
+    """
+    A snapshot is listed if any of them matches; none lists all.
+    """
 
 
 default_message_pool.register_message(
@@ -121,6 +186,10 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class ListSnapshotsResponse(betterproto2.Message):
+    """
+    One message of Snapshots.List, with several snapshots.
+    """
+
     info: "list[Info]" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, repeated=True)
 
 
@@ -131,7 +200,14 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class MountsRequest(betterproto2.Message):
+    """
+    Request of Snapshots.Mounts.
+    """
+
     snapshotter: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    Snapshotter to use; an unknown one gives INVALID_ARGUMENT.
+    """
 
     key: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
 
@@ -141,6 +217,10 @@ default_message_pool.register_message("containerd.services.snapshots.v1", "Mount
 
 @dataclass(eq=False, repr=False)
 class MountsResponse(betterproto2.Message):
+    """
+    Response of Snapshots.Mounts.
+    """
+
     mounts: "list[___types__.Mount]" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, repeated=True)
 
 
@@ -149,11 +229,24 @@ default_message_pool.register_message("containerd.services.snapshots.v1", "Mount
 
 @dataclass(eq=False, repr=False)
 class PrepareSnapshotRequest(betterproto2.Message):
+    """
+    Request of Snapshots.Prepare.
+    """
+
     snapshotter: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    Snapshotter to use; an unknown one gives INVALID_ARGUMENT.
+    """
 
     key: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+    """
+    Name for the new snapshot.
+    """
 
     parent: "str" = betterproto2.field(3, betterproto2.TYPE_STRING)
+    """
+    Committed snapshot to start from; empty starts from nothing.
+    """
 
     labels: "dict[str, str]" = betterproto2.field(
         4,
@@ -169,7 +262,14 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class PrepareSnapshotResponse(betterproto2.Message):
+    """
+    Response of Snapshots.Prepare.
+    """
+
     mounts: "list[___types__.Mount]" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, repeated=True)
+    """
+    Do these, in order, to use the snapshot.
+    """
 
 
 default_message_pool.register_message(
@@ -179,7 +279,14 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class RemoveSnapshotRequest(betterproto2.Message):
+    """
+    Request of Snapshots.Remove.
+    """
+
     snapshotter: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    Snapshotter to use; an unknown one gives INVALID_ARGUMENT.
+    """
 
     key: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
 
@@ -191,7 +298,14 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class StatSnapshotRequest(betterproto2.Message):
+    """
+    Request of Snapshots.Stat.
+    """
+
     snapshotter: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    Snapshotter to use; an unknown one gives INVALID_ARGUMENT.
+    """
 
     key: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
 
@@ -203,6 +317,10 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class StatSnapshotResponse(betterproto2.Message):
+    """
+    Response of Snapshots.Stat.
+    """
+
     info: "Info | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
 
@@ -213,13 +331,26 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class UpdateSnapshotRequest(betterproto2.Message):
+    """
+    Request of Snapshots.Update.
+    """
+
     snapshotter: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    Snapshotter to use; an unknown one gives INVALID_ARGUMENT.
+    """
 
     info: "Info | None" = betterproto2.field(2, betterproto2.TYPE_MESSAGE, optional=True)
+    """
+    Must be set: daemons of 1.7 and later crash without it.
+    """
 
     update_mask: "____google__protobuf__.FieldMask | None" = betterproto2.field(
         3, betterproto2.TYPE_MESSAGE, optional=True
     )
+    """
+    `labels`, or `labels.KEY` for single ones.
+    """
 
 
 default_message_pool.register_message(
@@ -229,6 +360,10 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class UpdateSnapshotResponse(betterproto2.Message):
+    """
+    Response of Snapshots.Update.
+    """
+
     info: "Info | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
 
@@ -239,7 +374,14 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class UsageRequest(betterproto2.Message):
+    """
+    Request of Snapshots.Usage.
+    """
+
     snapshotter: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    Snapshotter to use; an unknown one gives INVALID_ARGUMENT.
+    """
 
     key: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
 
@@ -249,9 +391,19 @@ default_message_pool.register_message("containerd.services.snapshots.v1", "Usage
 
 @dataclass(eq=False, repr=False)
 class UsageResponse(betterproto2.Message):
+    """
+    Response of Snapshots.Usage.
+    """
+
     size: "int" = betterproto2.field(1, betterproto2.TYPE_INT64)
+    """
+    Bytes.
+    """
 
     inodes: "int" = betterproto2.field(2, betterproto2.TYPE_INT64)
+    """
+    Number of inodes.
+    """
 
 
 default_message_pool.register_message("containerd.services.snapshots.v1", "UsageResponse", UsageResponse)
@@ -259,11 +411,24 @@ default_message_pool.register_message("containerd.services.snapshots.v1", "Usage
 
 @dataclass(eq=False, repr=False)
 class ViewSnapshotRequest(betterproto2.Message):
+    """
+    Request of Snapshots.View.
+    """
+
     snapshotter: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    Snapshotter to use; an unknown one gives INVALID_ARGUMENT.
+    """
 
     key: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+    """
+    Name for the new snapshot.
+    """
 
     parent: "str" = betterproto2.field(3, betterproto2.TYPE_STRING)
+    """
+    Committed snapshot to look at; empty looks at nothing.
+    """
 
     labels: "dict[str, str]" = betterproto2.field(
         4,
@@ -279,7 +444,14 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class ViewSnapshotResponse(betterproto2.Message):
+    """
+    Response of Snapshots.View.
+    """
+
     mounts: "list[___types__.Mount]" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, repeated=True)
+    """
+    Do these, in order, to use the snapshot.
+    """
 
 
 default_message_pool.register_message(
@@ -288,6 +460,10 @@ default_message_pool.register_message(
 
 
 class SnapshotsStub(betterproto2_grpclib.ServiceStub):
+    """
+    Snapshots manages the snapshots of all snapshotters. An unknown key gives NOT_FOUND.
+    """
+
     async def prepare(
         self,
         message: "PrepareSnapshotRequest",
@@ -296,6 +472,9 @@ class SnapshotsStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "PrepareSnapshotResponse":
+        """
+        Prepare makes an active snapshot. A used key gives ALREADY_EXISTS.
+        """
 
         return await self._unary_unary(
             "/containerd.services.snapshots.v1.Snapshots/Prepare",
@@ -314,6 +493,9 @@ class SnapshotsStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "ViewSnapshotResponse":
+        """
+        View makes a read-only snapshot. A used key gives ALREADY_EXISTS; no event is published.
+        """
 
         return await self._unary_unary(
             "/containerd.services.snapshots.v1.Snapshots/View",
@@ -332,6 +514,9 @@ class SnapshotsStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "MountsResponse":
+        """
+        Mounts returns again the mounts of an active snapshot or a view.
+        """
 
         return await self._unary_unary(
             "/containerd.services.snapshots.v1.Snapshots/Mounts",
@@ -350,6 +535,9 @@ class SnapshotsStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "____google__protobuf__.Empty":
+        """
+        Commit turns an active snapshot into a committed one under a new name.
+        """
 
         return await self._unary_unary(
             "/containerd.services.snapshots.v1.Snapshots/Commit",
@@ -368,6 +556,9 @@ class SnapshotsStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "____google__protobuf__.Empty":
+        """
+        Remove deletes a snapshot; one with children gives FAILED_PRECONDITION.
+        """
 
         return await self._unary_unary(
             "/containerd.services.snapshots.v1.Snapshots/Remove",
@@ -386,6 +577,9 @@ class SnapshotsStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "StatSnapshotResponse":
+        """
+        Stat returns one snapshot.
+        """
 
         return await self._unary_unary(
             "/containerd.services.snapshots.v1.Snapshots/Stat",
@@ -404,6 +598,9 @@ class SnapshotsStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "UpdateSnapshotResponse":
+        """
+        Update changes labels.
+        """
 
         return await self._unary_unary(
             "/containerd.services.snapshots.v1.Snapshots/Update",
@@ -422,6 +619,9 @@ class SnapshotsStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "AsyncIterator[ListSnapshotsResponse]":
+        """
+        List streams the snapshots that match a filter, many per message.
+        """
 
         async for response in self._unary_stream(
             "/containerd.services.snapshots.v1.Snapshots/List",
@@ -441,6 +641,9 @@ class SnapshotsStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "UsageResponse":
+        """
+        Usage returns what a snapshot takes on disk, its parents not counted.
+        """
 
         return await self._unary_unary(
             "/containerd.services.snapshots.v1.Snapshots/Usage",
@@ -459,6 +662,9 @@ class SnapshotsStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "____google__protobuf__.Empty":
+        """
+        Cleanup frees what removed snapshots left behind. Not every snapshotter has it.
+        """
 
         return await self._unary_unary(
             "/containerd.services.snapshots.v1.Snapshots/Cleanup",
@@ -475,44 +681,78 @@ from .... import types as ___types__
 
 
 class SnapshotsBase(betterproto2_grpclib.ServiceBase):
+    """
+    Snapshots manages the snapshots of all snapshotters. An unknown key gives NOT_FOUND.
+    """
+
     async def prepare(self, message: "PrepareSnapshotRequest") -> "PrepareSnapshotResponse":
+        """
+        Prepare makes an active snapshot. A used key gives ALREADY_EXISTS.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
     async def view(self, message: "ViewSnapshotRequest") -> "ViewSnapshotResponse":
+        """
+        View makes a read-only snapshot. A used key gives ALREADY_EXISTS; no event is published.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
     async def mounts(self, message: "MountsRequest") -> "MountsResponse":
+        """
+        Mounts returns again the mounts of an active snapshot or a view.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
     async def commit(self, message: "CommitSnapshotRequest") -> "____google__protobuf__.Empty":
+        """
+        Commit turns an active snapshot into a committed one under a new name.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
     async def remove(self, message: "RemoveSnapshotRequest") -> "____google__protobuf__.Empty":
+        """
+        Remove deletes a snapshot; one with children gives FAILED_PRECONDITION.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
     async def stat(self, message: "StatSnapshotRequest") -> "StatSnapshotResponse":
+        """
+        Stat returns one snapshot.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
     async def update(self, message: "UpdateSnapshotRequest") -> "UpdateSnapshotResponse":
+        """
+        Update changes labels.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
     async def list(self, message: "ListSnapshotsRequest") -> "AsyncIterator[ListSnapshotsResponse]":
+        """
+        List streams the snapshots that match a filter, many per message.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
         yield ListSnapshotsResponse()
 
     async def usage(self, message: "UsageRequest") -> "UsageResponse":
+        """
+        Usage returns what a snapshot takes on disk, its parents not counted.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
     async def cleanup(self, message: "CleanupRequest") -> "____google__protobuf__.Empty":
+        """
+        Cleanup frees what removed snapshots left behind. Not every snapshotter has it.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 

@@ -23,13 +23,24 @@ betterproto2.check_compiler_version(_COMPILER_VERSION)
 
 @dataclass(eq=False, repr=False)
 class StreamInit(betterproto2.Message):
+    """
+    StreamInit is the client's first message on a stream.
+    """
+
     id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    Name of the client's choice, unique within the namespace.
+    """
 
 
 default_message_pool.register_message("containerd.services.streaming.v1", "StreamInit", StreamInit)
 
 
 class StreamingStub(betterproto2_grpclib.ServiceStub):
+    """
+    Streaming opens streams.
+    """
+
     async def stream(
         self,
         messages: "AsyncIterable[____google__protobuf__.Any] | Iterable[____google__protobuf__.Any]",
@@ -38,6 +49,10 @@ class StreamingStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "AsyncIterator[____google__protobuf__.Any]":
+        """
+        Stream opens one: the client sends a StreamInit, the daemon acknowledges with any message, then
+        both sides send what the service that uses the stream defines.
+        """
 
         async for response in self._stream_stream(
             "/containerd.services.streaming.v1.Streaming/Stream",
@@ -55,9 +70,17 @@ from .....google import protobuf as ____google__protobuf__
 
 
 class StreamingBase(betterproto2_grpclib.ServiceBase):
+    """
+    Streaming opens streams.
+    """
+
     async def stream(
         self, messages: "AsyncIterator[____google__protobuf__.Any]"
     ) -> "AsyncIterator[____google__protobuf__.Any]":
+        """
+        Stream opens one: the client sends a StreamInit, the daemon acknowledges with any message, then
+        both sides send what the service that uses the stream defines.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
         yield ____google__protobuf__.Any()

@@ -52,13 +52,23 @@ betterproto2.check_compiler_version(_COMPILER_VERSION)
 
 @dataclass(eq=False, repr=False)
 class CheckpointTaskRequest(betterproto2.Message):
+    """
+    Request of Tasks.Checkpoint.
+    """
+
     container_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     parent_checkpoint: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+    """
+    Digest of an earlier checkpoint to build upon.
+    """
 
     options: "____google__protobuf__.Any | None" = betterproto2.field(
         3, betterproto2.TYPE_MESSAGE, optional=True
     )
+    """
+    containerd.runc.v1.CheckpointOptions for runc.
+    """
 
 
 default_message_pool.register_message(
@@ -68,9 +78,16 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class CheckpointTaskResponse(betterproto2.Message):
+    """
+    Response of Tasks.Checkpoint.
+    """
+
     descriptors: "list[___types__.Descriptor]" = betterproto2.field(
         1, betterproto2.TYPE_MESSAGE, repeated=True
     )
+    """
+    What was written to the content store.
+    """
 
 
 default_message_pool.register_message(
@@ -80,11 +97,21 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class CloseIoRequest(betterproto2.Message):
+    """
+    Request of Tasks.CloseIO.
+    """
+
     container_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     exec_id: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+    """
+    Empty means the task's first process.
+    """
 
     stdin: "bool" = betterproto2.field(3, betterproto2.TYPE_BOOL)
+    """
+    Close stdin; nothing happens without it.
+    """
 
 
 default_message_pool.register_message("containerd.services.tasks.v1", "CloseIORequest", CloseIoRequest)
@@ -92,27 +119,55 @@ default_message_pool.register_message("containerd.services.tasks.v1", "CloseIORe
 
 @dataclass(eq=False, repr=False)
 class CreateTaskRequest(betterproto2.Message):
+    """
+    Request of Tasks.Create.
+    """
+
     container_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     rootfs: "list[___types__.Mount]" = betterproto2.field(3, betterproto2.TYPE_MESSAGE, repeated=True)
+    """
+    Mounts that make the root file system, in order; empty takes the spec's root path as it is.
+    """
 
     stdin: "str" = betterproto2.field(4, betterproto2.TYPE_STRING)
+    """
+    Path of a FIFO, or empty for none.
+    """
 
     stdout: "str" = betterproto2.field(5, betterproto2.TYPE_STRING)
+    """
+    Path of a FIFO, a log URI (`file://` or `binary://`), or empty for none.
+    """
 
     stderr: "str" = betterproto2.field(6, betterproto2.TYPE_STRING)
+    """
+    As stdout; has to be empty with a terminal.
+    """
 
     terminal: "bool" = betterproto2.field(7, betterproto2.TYPE_BOOL)
+    """
+    Give the process a terminal; the spec has to say so, too.
+    """
 
     checkpoint: "___types__.Descriptor | None" = betterproto2.field(
         8, betterproto2.TYPE_MESSAGE, optional=True
     )
+    """
+    Checkpoint to restore from, instead of a fresh start.
+    """
 
     options: "____google__protobuf__.Any | None" = betterproto2.field(
         9, betterproto2.TYPE_MESSAGE, optional=True
     )
+    """
+    Runtime options; they replace the container's.
+    """
 
     runtime_path: "str" = betterproto2.field(10, betterproto2.TYPE_STRING)
+    """
+    Path of the shim binary to use instead of the one the runtime name leads to.
+    """
 
 
 default_message_pool.register_message("containerd.services.tasks.v1", "CreateTaskRequest", CreateTaskRequest)
@@ -120,9 +175,16 @@ default_message_pool.register_message("containerd.services.tasks.v1", "CreateTas
 
 @dataclass(eq=False, repr=False)
 class CreateTaskResponse(betterproto2.Message):
+    """
+    Response of Tasks.Create.
+    """
+
     container_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     pid: "int" = betterproto2.field(2, betterproto2.TYPE_UINT32)
+    """
+    First process, in the daemon's PID namespace.
+    """
 
 
 default_message_pool.register_message(
@@ -132,6 +194,10 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class DeleteProcessRequest(betterproto2.Message):
+    """
+    Request of Tasks.DeleteProcess.
+    """
+
     container_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     exec_id: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
@@ -144,11 +210,21 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class DeleteResponse(betterproto2.Message):
+    """
+    Response of Tasks.Delete and Tasks.DeleteProcess.
+    """
+
     id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    Exec ID, or container ID for the first process; daemons may leave it empty.
+    """
 
     pid: "int" = betterproto2.field(2, betterproto2.TYPE_UINT32)
 
     exit_status: "int" = betterproto2.field(3, betterproto2.TYPE_UINT32)
+    """
+    0 to 255; 128 plus the signal if one ended the process.
+    """
 
     exited_at: "____google__protobuf__.Timestamp | None" = betterproto2.field(
         4, betterproto2.TYPE_MESSAGE, optional=True
@@ -160,6 +236,10 @@ default_message_pool.register_message("containerd.services.tasks.v1", "DeleteRes
 
 @dataclass(eq=False, repr=False)
 class DeleteTaskRequest(betterproto2.Message):
+    """
+    Request of Tasks.Delete.
+    """
+
     container_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
 
@@ -168,9 +248,16 @@ default_message_pool.register_message("containerd.services.tasks.v1", "DeleteTas
 
 @dataclass(eq=False, repr=False)
 class ExecProcessRequest(betterproto2.Message):
+    """
+    Request of Tasks.Exec.
+    """
+
     container_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     stdin: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+    """
+    As in CreateTaskRequest, and so the three after it.
+    """
 
     stdout: "str" = betterproto2.field(3, betterproto2.TYPE_STRING)
 
@@ -181,8 +268,14 @@ class ExecProcessRequest(betterproto2.Message):
     spec: "____google__protobuf__.Any | None" = betterproto2.field(
         6, betterproto2.TYPE_MESSAGE, optional=True
     )
+    """
+    OCI process as JSON.
+    """
 
     exec_id: "str" = betterproto2.field(7, betterproto2.TYPE_STRING)
+    """
+    Name of the new process, unique within the task.
+    """
 
 
 default_message_pool.register_message(
@@ -192,6 +285,10 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class ExecProcessResponse(betterproto2.Message):
+    """
+    Not used: Tasks.Exec answers with Empty.
+    """
+
     pass
 
 
@@ -202,9 +299,16 @@ default_message_pool.register_message(
 
 @dataclass(eq=False, repr=False)
 class GetRequest(betterproto2.Message):
+    """
+    Request of Tasks.Get.
+    """
+
     container_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     exec_id: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+    """
+    Empty means the task's first process.
+    """
 
 
 default_message_pool.register_message("containerd.services.tasks.v1", "GetRequest", GetRequest)
@@ -212,6 +316,10 @@ default_message_pool.register_message("containerd.services.tasks.v1", "GetReques
 
 @dataclass(eq=False, repr=False)
 class GetResponse(betterproto2.Message):
+    """
+    Response of Tasks.Get.
+    """
+
     process: "___v1__types__.Process | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
 
@@ -220,13 +328,26 @@ default_message_pool.register_message("containerd.services.tasks.v1", "GetRespon
 
 @dataclass(eq=False, repr=False)
 class KillRequest(betterproto2.Message):
+    """
+    Request of Tasks.Kill.
+    """
+
     container_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     exec_id: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+    """
+    Empty means the task's first process.
+    """
 
     signal: "int" = betterproto2.field(3, betterproto2.TYPE_UINT32)
+    """
+    Signal number on the daemon's system.
+    """
 
     all: "bool" = betterproto2.field(4, betterproto2.TYPE_BOOL)
+    """
+    Signal every process in the container.
+    """
 
 
 default_message_pool.register_message("containerd.services.tasks.v1", "KillRequest", KillRequest)
@@ -234,6 +355,10 @@ default_message_pool.register_message("containerd.services.tasks.v1", "KillReque
 
 @dataclass(eq=False, repr=False)
 class ListPidsRequest(betterproto2.Message):
+    """
+    Request of Tasks.ListPids.
+    """
+
     container_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
 
@@ -242,6 +367,10 @@ default_message_pool.register_message("containerd.services.tasks.v1", "ListPidsR
 
 @dataclass(eq=False, repr=False)
 class ListPidsResponse(betterproto2.Message):
+    """
+    Response of Tasks.ListPids.
+    """
+
     processes: "list[___v1__types__.ProcessInfo]" = betterproto2.field(
         1, betterproto2.TYPE_MESSAGE, repeated=True
     )
@@ -252,7 +381,14 @@ default_message_pool.register_message("containerd.services.tasks.v1", "ListPidsR
 
 @dataclass(eq=False, repr=False)
 class ListTasksRequest(betterproto2.Message):
+    """
+    Request of Tasks.List.
+    """
+
     filter: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    Daemons ignore it.
+    """
 
 
 default_message_pool.register_message("containerd.services.tasks.v1", "ListTasksRequest", ListTasksRequest)
@@ -260,6 +396,10 @@ default_message_pool.register_message("containerd.services.tasks.v1", "ListTasks
 
 @dataclass(eq=False, repr=False)
 class ListTasksResponse(betterproto2.Message):
+    """
+    Response of Tasks.List.
+    """
+
     tasks: "list[___v1__types__.Process]" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, repeated=True)
 
 
@@ -268,7 +408,14 @@ default_message_pool.register_message("containerd.services.tasks.v1", "ListTasks
 
 @dataclass(eq=False, repr=False)
 class MetricsRequest(betterproto2.Message):
+    """
+    Request of Tasks.Metrics.
+    """
+
     filters: "list[str]" = betterproto2.field(1, betterproto2.TYPE_STRING, repeated=True)
+    """
+    On `id` and `namespace`; a task is measured if any of them matches, all of the namespace without.
+    """
 
 
 default_message_pool.register_message("containerd.services.tasks.v1", "MetricsRequest", MetricsRequest)
@@ -276,6 +423,10 @@ default_message_pool.register_message("containerd.services.tasks.v1", "MetricsRe
 
 @dataclass(eq=False, repr=False)
 class MetricsResponse(betterproto2.Message):
+    """
+    Response of Tasks.Metrics.
+    """
+
     metrics: "list[___types__.Metric]" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, repeated=True)
 
 
@@ -284,6 +435,10 @@ default_message_pool.register_message("containerd.services.tasks.v1", "MetricsRe
 
 @dataclass(eq=False, repr=False)
 class PauseTaskRequest(betterproto2.Message):
+    """
+    Request of Tasks.Pause.
+    """
+
     container_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
 
@@ -292,13 +447,26 @@ default_message_pool.register_message("containerd.services.tasks.v1", "PauseTask
 
 @dataclass(eq=False, repr=False)
 class ResizePtyRequest(betterproto2.Message):
+    """
+    Request of Tasks.ResizePty.
+    """
+
     container_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     exec_id: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+    """
+    Empty means the task's first process.
+    """
 
     width: "int" = betterproto2.field(3, betterproto2.TYPE_UINT32)
+    """
+    Columns.
+    """
 
     height: "int" = betterproto2.field(4, betterproto2.TYPE_UINT32)
+    """
+    Rows.
+    """
 
 
 default_message_pool.register_message("containerd.services.tasks.v1", "ResizePtyRequest", ResizePtyRequest)
@@ -306,6 +474,10 @@ default_message_pool.register_message("containerd.services.tasks.v1", "ResizePty
 
 @dataclass(eq=False, repr=False)
 class ResumeTaskRequest(betterproto2.Message):
+    """
+    Request of Tasks.Resume.
+    """
+
     container_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
 
@@ -314,9 +486,16 @@ default_message_pool.register_message("containerd.services.tasks.v1", "ResumeTas
 
 @dataclass(eq=False, repr=False)
 class StartRequest(betterproto2.Message):
+    """
+    Request of Tasks.Start.
+    """
+
     container_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     exec_id: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+    """
+    Empty means the task's first process.
+    """
 
 
 default_message_pool.register_message("containerd.services.tasks.v1", "StartRequest", StartRequest)
@@ -324,7 +503,14 @@ default_message_pool.register_message("containerd.services.tasks.v1", "StartRequ
 
 @dataclass(eq=False, repr=False)
 class StartResponse(betterproto2.Message):
+    """
+    Response of Tasks.Start.
+    """
+
     pid: "int" = betterproto2.field(1, betterproto2.TYPE_UINT32)
+    """
+    In the daemon's PID namespace.
+    """
 
 
 default_message_pool.register_message("containerd.services.tasks.v1", "StartResponse", StartResponse)
@@ -332,17 +518,27 @@ default_message_pool.register_message("containerd.services.tasks.v1", "StartResp
 
 @dataclass(eq=False, repr=False)
 class UpdateTaskRequest(betterproto2.Message):
+    """
+    Request of Tasks.Update.
+    """
+
     container_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     resources: "____google__protobuf__.Any | None" = betterproto2.field(
         2, betterproto2.TYPE_MESSAGE, optional=True
     )
+    """
+    OCI Linux (or Windows) resources as JSON; what is unset stays as it is.
+    """
 
     annotations: "dict[str, str]" = betterproto2.field(
         3,
         betterproto2.TYPE_MAP,
         map_meta=betterproto2.map_meta(betterproto2.TYPE_STRING, betterproto2.TYPE_STRING),
     )
+    """
+    Passed to the shim.
+    """
 
 
 default_message_pool.register_message("containerd.services.tasks.v1", "UpdateTaskRequest", UpdateTaskRequest)
@@ -350,9 +546,16 @@ default_message_pool.register_message("containerd.services.tasks.v1", "UpdateTas
 
 @dataclass(eq=False, repr=False)
 class WaitRequest(betterproto2.Message):
+    """
+    Request of Tasks.Wait.
+    """
+
     container_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     exec_id: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+    """
+    Empty means the task's first process.
+    """
 
 
 default_message_pool.register_message("containerd.services.tasks.v1", "WaitRequest", WaitRequest)
@@ -360,7 +563,14 @@ default_message_pool.register_message("containerd.services.tasks.v1", "WaitReque
 
 @dataclass(eq=False, repr=False)
 class WaitResponse(betterproto2.Message):
+    """
+    Response of Tasks.Wait.
+    """
+
     exit_status: "int" = betterproto2.field(1, betterproto2.TYPE_UINT32)
+    """
+    0 to 255; 128 plus the signal if one ended the process.
+    """
 
     exited_at: "____google__protobuf__.Timestamp | None" = betterproto2.field(
         2, betterproto2.TYPE_MESSAGE, optional=True
@@ -371,6 +581,10 @@ default_message_pool.register_message("containerd.services.tasks.v1", "WaitRespo
 
 
 class TasksStub(betterproto2_grpclib.ServiceStub):
+    """
+    Tasks runs processes. An unknown container, task or exec gives NOT_FOUND.
+    """
+
     async def create(
         self,
         message: "CreateTaskRequest",
@@ -379,6 +593,10 @@ class TasksStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "CreateTaskResponse":
+        """
+        Create starts a shim and sets the container up without running it. A second task gives
+        ALREADY_EXISTS.
+        """
 
         return await self._unary_unary(
             "/containerd.services.tasks.v1.Tasks/Create",
@@ -397,6 +615,9 @@ class TasksStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "StartResponse":
+        """
+        Start runs the first process, or an exec that was added.
+        """
 
         return await self._unary_unary(
             "/containerd.services.tasks.v1.Tasks/Start",
@@ -415,6 +636,9 @@ class TasksStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "DeleteResponse":
+        """
+        Delete removes a task that is not running, and its shim, and returns how it ended.
+        """
 
         return await self._unary_unary(
             "/containerd.services.tasks.v1.Tasks/Delete",
@@ -433,6 +657,9 @@ class TasksStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "DeleteResponse":
+        """
+        DeleteProcess does the same for an exec.
+        """
 
         return await self._unary_unary(
             "/containerd.services.tasks.v1.Tasks/DeleteProcess",
@@ -451,6 +678,9 @@ class TasksStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "GetResponse":
+        """
+        Get returns one process.
+        """
 
         return await self._unary_unary(
             "/containerd.services.tasks.v1.Tasks/Get",
@@ -469,6 +699,9 @@ class TasksStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "ListTasksResponse":
+        """
+        List returns the first processes of all tasks. Tasks whose shim does not answer are left out.
+        """
 
         return await self._unary_unary(
             "/containerd.services.tasks.v1.Tasks/List",
@@ -487,6 +720,9 @@ class TasksStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "____google__protobuf__.Empty":
+        """
+        Kill sends a signal. A process that has exited gives NOT_FOUND.
+        """
 
         return await self._unary_unary(
             "/containerd.services.tasks.v1.Tasks/Kill",
@@ -505,6 +741,9 @@ class TasksStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "____google__protobuf__.Empty":
+        """
+        Exec adds a process to a task without running it.
+        """
 
         return await self._unary_unary(
             "/containerd.services.tasks.v1.Tasks/Exec",
@@ -523,6 +762,9 @@ class TasksStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "____google__protobuf__.Empty":
+        """
+        ResizePty sets the size of a process's terminal.
+        """
 
         return await self._unary_unary(
             "/containerd.services.tasks.v1.Tasks/ResizePty",
@@ -541,6 +783,9 @@ class TasksStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "____google__protobuf__.Empty":
+        """
+        CloseIO closes the shim's end of a process's stdin.
+        """
 
         return await self._unary_unary(
             "/containerd.services.tasks.v1.Tasks/CloseIO",
@@ -559,6 +804,9 @@ class TasksStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "____google__protobuf__.Empty":
+        """
+        Pause freezes all processes of a task.
+        """
 
         return await self._unary_unary(
             "/containerd.services.tasks.v1.Tasks/Pause",
@@ -577,6 +825,9 @@ class TasksStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "____google__protobuf__.Empty":
+        """
+        Resume thaws them.
+        """
 
         return await self._unary_unary(
             "/containerd.services.tasks.v1.Tasks/Resume",
@@ -595,6 +846,9 @@ class TasksStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "ListPidsResponse":
+        """
+        ListPids returns all processes in the container, children included.
+        """
 
         return await self._unary_unary(
             "/containerd.services.tasks.v1.Tasks/ListPids",
@@ -613,6 +867,9 @@ class TasksStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "CheckpointTaskResponse":
+        """
+        Checkpoint saves a task's state to the content store, or to a directory named in the options.
+        """
 
         return await self._unary_unary(
             "/containerd.services.tasks.v1.Tasks/Checkpoint",
@@ -631,6 +888,9 @@ class TasksStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "____google__protobuf__.Empty":
+        """
+        Update changes a running task's resource limits.
+        """
 
         return await self._unary_unary(
             "/containerd.services.tasks.v1.Tasks/Update",
@@ -649,6 +909,9 @@ class TasksStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "MetricsResponse":
+        """
+        Metrics measures tasks. Tasks that cannot be measured are left out.
+        """
 
         return await self._unary_unary(
             "/containerd.services.tasks.v1.Tasks/Metrics",
@@ -667,6 +930,9 @@ class TasksStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "WaitResponse":
+        """
+        Wait answers when a process has exited, at once if it already has.
+        """
 
         return await self._unary_unary(
             "/containerd.services.tasks.v1.Tasks/Wait",
@@ -684,71 +950,127 @@ from ....v1 import types as ___v1__types__
 
 
 class TasksBase(betterproto2_grpclib.ServiceBase):
+    """
+    Tasks runs processes. An unknown container, task or exec gives NOT_FOUND.
+    """
+
     async def create(self, message: "CreateTaskRequest") -> "CreateTaskResponse":
+        """
+        Create starts a shim and sets the container up without running it. A second task gives
+        ALREADY_EXISTS.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
     async def start(self, message: "StartRequest") -> "StartResponse":
+        """
+        Start runs the first process, or an exec that was added.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
     async def delete(self, message: "DeleteTaskRequest") -> "DeleteResponse":
+        """
+        Delete removes a task that is not running, and its shim, and returns how it ended.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
     async def delete_process(self, message: "DeleteProcessRequest") -> "DeleteResponse":
+        """
+        DeleteProcess does the same for an exec.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
     async def get(self, message: "GetRequest") -> "GetResponse":
+        """
+        Get returns one process.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
     async def list(self, message: "ListTasksRequest") -> "ListTasksResponse":
+        """
+        List returns the first processes of all tasks. Tasks whose shim does not answer are left out.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
     async def kill(self, message: "KillRequest") -> "____google__protobuf__.Empty":
+        """
+        Kill sends a signal. A process that has exited gives NOT_FOUND.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
     async def exec(self, message: "ExecProcessRequest") -> "____google__protobuf__.Empty":
+        """
+        Exec adds a process to a task without running it.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
     async def resize_pty(self, message: "ResizePtyRequest") -> "____google__protobuf__.Empty":
+        """
+        ResizePty sets the size of a process's terminal.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
     async def close_io(self, message: "CloseIoRequest") -> "____google__protobuf__.Empty":
+        """
+        CloseIO closes the shim's end of a process's stdin.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
     async def pause(self, message: "PauseTaskRequest") -> "____google__protobuf__.Empty":
+        """
+        Pause freezes all processes of a task.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
     async def resume(self, message: "ResumeTaskRequest") -> "____google__protobuf__.Empty":
+        """
+        Resume thaws them.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
     async def list_pids(self, message: "ListPidsRequest") -> "ListPidsResponse":
+        """
+        ListPids returns all processes in the container, children included.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
     async def checkpoint(self, message: "CheckpointTaskRequest") -> "CheckpointTaskResponse":
+        """
+        Checkpoint saves a task's state to the content store, or to a directory named in the options.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
     async def update(self, message: "UpdateTaskRequest") -> "____google__protobuf__.Empty":
+        """
+        Update changes a running task's resource limits.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
     async def metrics(self, message: "MetricsRequest") -> "MetricsResponse":
+        """
+        Metrics measures tasks. Tasks that cannot be measured are left out.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
     async def wait(self, message: "WaitRequest") -> "WaitResponse":
+        """
+        Wait answers when a process has exited, at once if it already has.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 

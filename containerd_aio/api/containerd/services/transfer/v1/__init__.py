@@ -22,7 +22,14 @@ betterproto2.check_compiler_version(_COMPILER_VERSION)
 
 @dataclass(eq=False, repr=False)
 class TransferOptions(betterproto2.Message):
+    """
+    TransferOptions tunes a transfer.
+    """
+
     progress_stream: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    ID of a stream on which the daemon sends Progress; empty sends none.
+    """
 
 
 default_message_pool.register_message("containerd.services.transfer.v1", "TransferOptions", TransferOptions)
@@ -30,13 +37,23 @@ default_message_pool.register_message("containerd.services.transfer.v1", "Transf
 
 @dataclass(eq=False, repr=False)
 class TransferRequest(betterproto2.Message):
+    """
+    Request of Transfer.Transfer.
+    """
+
     source: "____google__protobuf__.Any | None" = betterproto2.field(
         1, betterproto2.TYPE_MESSAGE, optional=True
     )
+    """
+    A message of containerd.types.transfer.
+    """
 
     destination: "____google__protobuf__.Any | None" = betterproto2.field(
         2, betterproto2.TYPE_MESSAGE, optional=True
     )
+    """
+    A message of containerd.types.transfer.
+    """
 
     options: "TransferOptions | None" = betterproto2.field(3, betterproto2.TYPE_MESSAGE, optional=True)
 
@@ -45,6 +62,10 @@ default_message_pool.register_message("containerd.services.transfer.v1", "Transf
 
 
 class TransferStub(betterproto2_grpclib.ServiceStub):
+    """
+    Transfer moves images.
+    """
+
     async def transfer(
         self,
         message: "TransferRequest",
@@ -53,6 +74,10 @@ class TransferStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "____google__protobuf__.Empty":
+        """
+        Transfer moves from source to destination and answers when it is done. A pair that the daemon
+        cannot do gives UNIMPLEMENTED.
+        """
 
         return await self._unary_unary(
             "/containerd.services.transfer.v1.Transfer/Transfer",
@@ -68,7 +93,15 @@ from .....google import protobuf as ____google__protobuf__
 
 
 class TransferBase(betterproto2_grpclib.ServiceBase):
+    """
+    Transfer moves images.
+    """
+
     async def transfer(self, message: "TransferRequest") -> "____google__protobuf__.Empty":
+        """
+        Transfer moves from source to destination and answers when it is done. A pair that the daemon
+        cannot do gives UNIMPLEMENTED.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 

@@ -22,15 +22,29 @@ betterproto2.check_compiler_version(_COMPILER_VERSION)
 
 @dataclass(eq=False, repr=False)
 class VersionResponse(betterproto2.Message):
+    """
+    Response of Version.Version.
+    """
+
     version: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    Release as its builder named it, for example `1.6.20~ds1` or `v2.1.4`.
+    """
 
     revision: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+    """
+    Source revision it was built from.
+    """
 
 
 default_message_pool.register_message("containerd.services.version.v1", "VersionResponse", VersionResponse)
 
 
 class VersionStub(betterproto2_grpclib.ServiceStub):
+    """
+    Version names the daemon's release.
+    """
+
     async def version(
         self,
         message: "____google__protobuf__.Empty | None" = None,
@@ -39,6 +53,9 @@ class VersionStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "VersionResponse":
+        """
+        Version needs no namespace.
+        """
 
         if message is None:
             message = ____google__protobuf__.Empty()
@@ -57,7 +74,14 @@ from .....google import protobuf as ____google__protobuf__
 
 
 class VersionBase(betterproto2_grpclib.ServiceBase):
+    """
+    Version names the daemon's release.
+    """
+
     async def version(self, message: "____google__protobuf__.Empty") -> "VersionResponse":
+        """
+        Version needs no namespace.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 

@@ -30,9 +30,19 @@ betterproto2.check_compiler_version(_COMPILER_VERSION)
 
 @dataclass(eq=False, repr=False)
 class BlkIoEntry(betterproto2.Message):
+    """
+    BlkIOEntry is one number of one device.
+    """
+
     op: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    `Read`, `Write`, `Sync`, `Async`, `Discard` or `Total`.
+    """
 
     device: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+    """
+    Path of the device, if it was found.
+    """
 
     major: "int" = betterproto2.field(3, betterproto2.TYPE_UINT64)
 
@@ -46,6 +56,10 @@ default_message_pool.register_message("io.containerd.cgroups.v1", "BlkIOEntry", 
 
 @dataclass(eq=False, repr=False)
 class BlkIoStat(betterproto2.Message):
+    """
+    BlkIOStat is block device use, children included, an entry per device and operation.
+    """
+
     io_service_bytes_recursive: "list[BlkIoEntry]" = betterproto2.field(
         1, betterproto2.TYPE_MESSAGE, repeated=True
     )
@@ -76,6 +90,10 @@ default_message_pool.register_message("io.containerd.cgroups.v1", "BlkIOStat", B
 
 @dataclass(eq=False, repr=False)
 class CgroupStats(betterproto2.Message):
+    """
+    CgroupStats counts tasks by state.
+    """
+
     nr_sleeping: "int" = betterproto2.field(1, betterproto2.TYPE_UINT64)
 
     nr_running: "int" = betterproto2.field(2, betterproto2.TYPE_UINT64)
@@ -92,6 +110,10 @@ default_message_pool.register_message("io.containerd.cgroups.v1", "CgroupStats",
 
 @dataclass(eq=False, repr=False)
 class CpuStat(betterproto2.Message):
+    """
+    CPUStat is processor use.
+    """
+
     usage: "CpuUsage | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
     throttling: "Throttle | None" = betterproto2.field(2, betterproto2.TYPE_MESSAGE, optional=True)
@@ -102,6 +124,10 @@ default_message_pool.register_message("io.containerd.cgroups.v1", "CPUStat", Cpu
 
 @dataclass(eq=False, repr=False)
 class CpuUsage(betterproto2.Message):
+    """
+    CPUUsage is processor time in nanoseconds.
+    """
+
     total: "int" = betterproto2.field(1, betterproto2.TYPE_UINT64)
 
     kernel: "int" = betterproto2.field(2, betterproto2.TYPE_UINT64)
@@ -109,6 +135,9 @@ class CpuUsage(betterproto2.Message):
     user: "int" = betterproto2.field(3, betterproto2.TYPE_UINT64)
 
     per_cpu: "list[int]" = betterproto2.field(4, betterproto2.TYPE_UINT64, repeated=True)
+    """
+    By processor number.
+    """
 
 
 default_message_pool.register_message("io.containerd.cgroups.v1", "CPUUsage", CpuUsage)
@@ -116,13 +145,26 @@ default_message_pool.register_message("io.containerd.cgroups.v1", "CPUUsage", Cp
 
 @dataclass(eq=False, repr=False)
 class HugetlbStat(betterproto2.Message):
+    """
+    HugetlbStat is the use of huge pages of one size.
+    """
+
     usage: "int" = betterproto2.field(1, betterproto2.TYPE_UINT64)
 
     max: "int" = betterproto2.field(2, betterproto2.TYPE_UINT64)
+    """
+    Highest use so far.
+    """
 
     failcnt: "int" = betterproto2.field(3, betterproto2.TYPE_UINT64)
+    """
+    Times the limit was hit.
+    """
 
     pagesize: "str" = betterproto2.field(4, betterproto2.TYPE_STRING)
+    """
+    Page size, for example `2MB`.
+    """
 
 
 default_message_pool.register_message("io.containerd.cgroups.v1", "HugetlbStat", HugetlbStat)
@@ -130,13 +172,23 @@ default_message_pool.register_message("io.containerd.cgroups.v1", "HugetlbStat",
 
 @dataclass(eq=False, repr=False)
 class MemoryEntry(betterproto2.Message):
+    """
+    MemoryEntry is a limit and the use under it.
+    """
+
     limit: "int" = betterproto2.field(1, betterproto2.TYPE_UINT64)
 
     usage: "int" = betterproto2.field(2, betterproto2.TYPE_UINT64)
 
     max: "int" = betterproto2.field(3, betterproto2.TYPE_UINT64)
+    """
+    Highest use so far.
+    """
 
     failcnt: "int" = betterproto2.field(4, betterproto2.TYPE_UINT64)
+    """
+    Times the limit was hit.
+    """
 
 
 default_message_pool.register_message("io.containerd.cgroups.v1", "MemoryEntry", MemoryEntry)
@@ -144,11 +196,24 @@ default_message_pool.register_message("io.containerd.cgroups.v1", "MemoryEntry",
 
 @dataclass(eq=False, repr=False)
 class MemoryOomControl(betterproto2.Message):
+    """
+    MemoryOomControl is the state of the OOM killer.
+    """
+
     oom_kill_disable: "int" = betterproto2.field(1, betterproto2.TYPE_UINT64)
+    """
+    1 if tasks are stopped instead of killed.
+    """
 
     under_oom: "int" = betterproto2.field(2, betterproto2.TYPE_UINT64)
+    """
+    1 while tasks are stopped for lack of memory.
+    """
 
     oom_kill: "int" = betterproto2.field(3, betterproto2.TYPE_UINT64)
+    """
+    Processes killed so far.
+    """
 
 
 default_message_pool.register_message("io.containerd.cgroups.v1", "MemoryOomControl", MemoryOomControl)
@@ -156,6 +221,11 @@ default_message_pool.register_message("io.containerd.cgroups.v1", "MemoryOomCont
 
 @dataclass(eq=False, repr=False)
 class MemoryStat(betterproto2.Message):
+    """
+    MemoryStat is the kernel's memory.stat. Fields named total_ count child cgroups, too; the pg_ fields
+    are events, not bytes.
+    """
+
     cache: "int" = betterproto2.field(1, betterproto2.TYPE_UINT64)
 
     rss: "int" = betterproto2.field(2, betterproto2.TYPE_UINT64)
@@ -221,6 +291,9 @@ class MemoryStat(betterproto2.Message):
     total_unevictable: "int" = betterproto2.field(32, betterproto2.TYPE_UINT64)
 
     usage: "MemoryEntry | None" = betterproto2.field(33, betterproto2.TYPE_MESSAGE, optional=True)
+    """
+    Limits and use: memory, memory plus swap, kernel memory, TCP buffers.
+    """
 
     swap: "MemoryEntry | None" = betterproto2.field(34, betterproto2.TYPE_MESSAGE, optional=True)
 
@@ -234,6 +307,10 @@ default_message_pool.register_message("io.containerd.cgroups.v1", "MemoryStat", 
 
 @dataclass(eq=False, repr=False)
 class Metrics(betterproto2.Message):
+    """
+    Metrics is one sample of a cgroup; a controller that is not mounted is unset.
+    """
+
     hugetlb: "list[HugetlbStat]" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, repeated=True)
 
     pids: "PidsStat | None" = betterproto2.field(2, betterproto2.TYPE_MESSAGE, optional=True)
@@ -247,6 +324,9 @@ class Metrics(betterproto2.Message):
     rdma: "RdmaStat | None" = betterproto2.field(6, betterproto2.TYPE_MESSAGE, optional=True)
 
     network: "list[NetworkStat]" = betterproto2.field(7, betterproto2.TYPE_MESSAGE, repeated=True)
+    """
+    Filled by runtimes that look into the network namespace; runc leaves it empty.
+    """
 
     cgroup_stats: "CgroupStats | None" = betterproto2.field(8, betterproto2.TYPE_MESSAGE, optional=True)
 
@@ -260,6 +340,10 @@ default_message_pool.register_message("io.containerd.cgroups.v1", "Metrics", Met
 
 @dataclass(eq=False, repr=False)
 class NetworkStat(betterproto2.Message):
+    """
+    NetworkStat counts the traffic of one interface.
+    """
+
     name: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     rx_bytes: "int" = betterproto2.field(2, betterproto2.TYPE_UINT64)
@@ -284,9 +368,16 @@ default_message_pool.register_message("io.containerd.cgroups.v1", "NetworkStat",
 
 @dataclass(eq=False, repr=False)
 class PidsStat(betterproto2.Message):
+    """
+    PidsStat counts tasks, threads included.
+    """
+
     current: "int" = betterproto2.field(1, betterproto2.TYPE_UINT64)
 
     limit: "int" = betterproto2.field(2, betterproto2.TYPE_UINT64)
+    """
+    0 means no limit.
+    """
 
 
 default_message_pool.register_message("io.containerd.cgroups.v1", "PidsStat", PidsStat)
@@ -294,6 +385,10 @@ default_message_pool.register_message("io.containerd.cgroups.v1", "PidsStat", Pi
 
 @dataclass(eq=False, repr=False)
 class RdmaEntry(betterproto2.Message):
+    """
+    RdmaEntry counts the objects of one device.
+    """
+
     device: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     hca_handles: "int" = betterproto2.field(2, betterproto2.TYPE_UINT32)
@@ -306,6 +401,10 @@ default_message_pool.register_message("io.containerd.cgroups.v1", "RdmaEntry", R
 
 @dataclass(eq=False, repr=False)
 class RdmaStat(betterproto2.Message):
+    """
+    RdmaStat is RDMA use and limits.
+    """
+
     current: "list[RdmaEntry]" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, repeated=True)
 
     limit: "list[RdmaEntry]" = betterproto2.field(2, betterproto2.TYPE_MESSAGE, repeated=True)
@@ -316,11 +415,24 @@ default_message_pool.register_message("io.containerd.cgroups.v1", "RdmaStat", Rd
 
 @dataclass(eq=False, repr=False)
 class Throttle(betterproto2.Message):
+    """
+    Throttle says how often the CPU quota was used up.
+    """
+
     periods: "int" = betterproto2.field(1, betterproto2.TYPE_UINT64)
+    """
+    Enforcement periods that have passed.
+    """
 
     throttled_periods: "int" = betterproto2.field(2, betterproto2.TYPE_UINT64)
+    """
+    Those in which the quota ran out.
+    """
 
     throttled_time: "int" = betterproto2.field(3, betterproto2.TYPE_UINT64)
+    """
+    Time spent throttled, in nanoseconds.
+    """
 
 
 default_message_pool.register_message("io.containerd.cgroups.v1", "Throttle", Throttle)

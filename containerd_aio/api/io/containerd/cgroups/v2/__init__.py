@@ -27,6 +27,10 @@ betterproto2.check_compiler_version(_COMPILER_VERSION)
 
 @dataclass(eq=False, repr=False)
 class CpuStat(betterproto2.Message):
+    """
+    CPUStat is the kernel's cpu.stat.
+    """
+
     usage_usec: "int" = betterproto2.field(1, betterproto2.TYPE_UINT64)
 
     user_usec: "int" = betterproto2.field(2, betterproto2.TYPE_UINT64)
@@ -34,8 +38,14 @@ class CpuStat(betterproto2.Message):
     system_usec: "int" = betterproto2.field(3, betterproto2.TYPE_UINT64)
 
     nr_periods: "int" = betterproto2.field(4, betterproto2.TYPE_UINT64)
+    """
+    Enforcement periods that have passed.
+    """
 
     nr_throttled: "int" = betterproto2.field(5, betterproto2.TYPE_UINT64)
+    """
+    Those in which the quota ran out.
+    """
 
     throttled_usec: "int" = betterproto2.field(6, betterproto2.TYPE_UINT64)
 
@@ -47,11 +57,21 @@ default_message_pool.register_message("io.containerd.cgroups.v2", "CPUStat", Cpu
 
 @dataclass(eq=False, repr=False)
 class HugeTlbStat(betterproto2.Message):
+    """
+    HugeTlbStat is the use of huge pages of one size.
+    """
+
     current: "int" = betterproto2.field(1, betterproto2.TYPE_UINT64)
 
     max: "int" = betterproto2.field(2, betterproto2.TYPE_UINT64)
+    """
+    Limit in bytes.
+    """
 
     pagesize: "str" = betterproto2.field(3, betterproto2.TYPE_STRING)
+    """
+    Page size, for example `2MB`.
+    """
 
 
 default_message_pool.register_message("io.containerd.cgroups.v2", "HugeTlbStat", HugeTlbStat)
@@ -59,6 +79,10 @@ default_message_pool.register_message("io.containerd.cgroups.v2", "HugeTlbStat",
 
 @dataclass(eq=False, repr=False)
 class IoEntry(betterproto2.Message):
+    """
+    IOEntry is the traffic of one device: bytes and operations, read and written.
+    """
+
     major: "int" = betterproto2.field(1, betterproto2.TYPE_UINT64)
 
     minor: "int" = betterproto2.field(2, betterproto2.TYPE_UINT64)
@@ -77,6 +101,10 @@ default_message_pool.register_message("io.containerd.cgroups.v2", "IOEntry", IoE
 
 @dataclass(eq=False, repr=False)
 class IoStat(betterproto2.Message):
+    """
+    IOStat is block device use.
+    """
+
     usage: "list[IoEntry]" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, repeated=True)
 
     psi: "PsiStats | None" = betterproto2.field(2, betterproto2.TYPE_MESSAGE, optional=True)
@@ -87,15 +115,34 @@ default_message_pool.register_message("io.containerd.cgroups.v2", "IOStat", IoSt
 
 @dataclass(eq=False, repr=False)
 class MemoryEvents(betterproto2.Message):
+    """
+    MemoryEvents counts what memory limits did.
+    """
+
     low: "int" = betterproto2.field(1, betterproto2.TYPE_UINT64)
+    """
+    Reclaimed although below memory.low.
+    """
 
     high: "int" = betterproto2.field(2, betterproto2.TYPE_UINT64)
+    """
+    Throttled for exceeding memory.high.
+    """
 
     max: "int" = betterproto2.field(3, betterproto2.TYPE_UINT64)
+    """
+    About to exceed memory.max.
+    """
 
     oom: "int" = betterproto2.field(4, betterproto2.TYPE_UINT64)
+    """
+    The limit was reached and an allocation was about to fail.
+    """
 
     oom_kill: "int" = betterproto2.field(5, betterproto2.TYPE_UINT64)
+    """
+    Processes killed by the OOM killer.
+    """
 
 
 default_message_pool.register_message("io.containerd.cgroups.v2", "MemoryEvents", MemoryEvents)
@@ -103,6 +150,11 @@ default_message_pool.register_message("io.containerd.cgroups.v2", "MemoryEvents"
 
 @dataclass(eq=False, repr=False)
 class MemoryStat(betterproto2.Message):
+    """
+    MemoryStat is the kernel's memory.stat with current use and limits. Bytes from anon to
+    slab_unreclaimable and from usage on; the fields between are counts of events.
+    """
+
     anon: "int" = betterproto2.field(1, betterproto2.TYPE_UINT64)
 
     file: "int" = betterproto2.field(2, betterproto2.TYPE_UINT64)
@@ -166,16 +218,31 @@ class MemoryStat(betterproto2.Message):
     thp_collapse_alloc: "int" = betterproto2.field(31, betterproto2.TYPE_UINT64)
 
     usage: "int" = betterproto2.field(32, betterproto2.TYPE_UINT64)
+    """
+    Now in use.
+    """
 
     usage_limit: "int" = betterproto2.field(33, betterproto2.TYPE_UINT64)
+    """
+    The largest value means no limit.
+    """
 
     swap_usage: "int" = betterproto2.field(34, betterproto2.TYPE_UINT64)
 
     swap_limit: "int" = betterproto2.field(35, betterproto2.TYPE_UINT64)
+    """
+    The largest value means no limit.
+    """
 
     max_usage: "int" = betterproto2.field(36, betterproto2.TYPE_UINT64)
+    """
+    Highest use so far, where the kernel tells.
+    """
 
     swap_max_usage: "int" = betterproto2.field(37, betterproto2.TYPE_UINT64)
+    """
+    Highest use so far, where the kernel tells.
+    """
 
     psi: "PsiStats | None" = betterproto2.field(38, betterproto2.TYPE_MESSAGE, optional=True)
 
@@ -185,6 +252,10 @@ default_message_pool.register_message("io.containerd.cgroups.v2", "MemoryStat", 
 
 @dataclass(eq=False, repr=False)
 class Metrics(betterproto2.Message):
+    """
+    Metrics is one sample of a cgroup; a controller that is not enabled is unset.
+    """
+
     pids: "PidsStat | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
     cpu: "CpuStat | None" = betterproto2.field(2, betterproto2.TYPE_MESSAGE, optional=True)
@@ -205,9 +276,16 @@ default_message_pool.register_message("io.containerd.cgroups.v2", "Metrics", Met
 
 @dataclass(eq=False, repr=False)
 class PidsStat(betterproto2.Message):
+    """
+    PidsStat counts tasks, threads included.
+    """
+
     current: "int" = betterproto2.field(1, betterproto2.TYPE_UINT64)
 
     limit: "int" = betterproto2.field(2, betterproto2.TYPE_UINT64)
+    """
+    0 or the largest value means no limit.
+    """
 
 
 default_message_pool.register_message("io.containerd.cgroups.v2", "PidsStat", PidsStat)
@@ -215,13 +293,23 @@ default_message_pool.register_message("io.containerd.cgroups.v2", "PidsStat", Pi
 
 @dataclass(eq=False, repr=False)
 class PsiData(betterproto2.Message):
+    """
+    PSIData is pressure: the share of time in which tasks waited for a resource.
+    """
+
     avg10: "float" = betterproto2.field(1, betterproto2.TYPE_DOUBLE)
+    """
+    Percent over the last 10 seconds; the next two over 60 and 300.
+    """
 
     avg60: "float" = betterproto2.field(2, betterproto2.TYPE_DOUBLE)
 
     avg300: "float" = betterproto2.field(3, betterproto2.TYPE_DOUBLE)
 
     total: "int" = betterproto2.field(4, betterproto2.TYPE_UINT64)
+    """
+    Microseconds since the cgroup was made.
+    """
 
 
 default_message_pool.register_message("io.containerd.cgroups.v2", "PSIData", PsiData)
@@ -229,9 +317,19 @@ default_message_pool.register_message("io.containerd.cgroups.v2", "PSIData", Psi
 
 @dataclass(eq=False, repr=False)
 class PsiStats(betterproto2.Message):
+    """
+    PSIStats is pressure on one resource.
+    """
+
     some: "PsiData | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
+    """
+    At least one task waited.
+    """
 
     full: "PsiData | None" = betterproto2.field(2, betterproto2.TYPE_MESSAGE, optional=True)
+    """
+    All tasks waited.
+    """
 
 
 default_message_pool.register_message("io.containerd.cgroups.v2", "PSIStats", PsiStats)
@@ -239,6 +337,10 @@ default_message_pool.register_message("io.containerd.cgroups.v2", "PSIStats", Ps
 
 @dataclass(eq=False, repr=False)
 class RdmaEntry(betterproto2.Message):
+    """
+    RdmaEntry counts the objects of one device.
+    """
+
     device: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     hca_handles: "int" = betterproto2.field(2, betterproto2.TYPE_UINT32)
@@ -251,6 +353,10 @@ default_message_pool.register_message("io.containerd.cgroups.v2", "RdmaEntry", R
 
 @dataclass(eq=False, repr=False)
 class RdmaStat(betterproto2.Message):
+    """
+    RdmaStat is RDMA use and limits.
+    """
+
     current: "list[RdmaEntry]" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, repeated=True)
 
     limit: "list[RdmaEntry]" = betterproto2.field(2, betterproto2.TYPE_MESSAGE, repeated=True)
