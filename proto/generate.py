@@ -58,12 +58,14 @@ def check_versions() -> None:
             wrong.append(f"  {name}: need {wanted}, found {found}")
     if wrong:
         pins = " ".join(f"{name}=={version}" for name, version in PINNED.items())
-        sys.exit("proto/generate.py needs exact tool versions:\n" + "\n".join(wrong) + f"\nTry: pip install {pins}")
+        sys.exit(
+            "proto/generate.py needs exact tool versions:\n" + "\n".join(wrong) + f"\nTry: pip install {pins}"
+        )
 
 
 def compile_descriptors(work: Path) -> bytes:
     """Return the serialised FileDescriptorSet, comments included, of every .proto file here and what they import."""
-    import grpc_tools
+    import grpc_tools  # type: ignore[import-untyped]
     from grpc_tools import protoc
 
     sources = sorted(path.relative_to(PROTO).as_posix() for path in PROTO.rglob("*.proto"))
@@ -76,18 +78,19 @@ def compile_descriptors(work: Path) -> bytes:
 
 
 @contextlib.contextmanager
-def compiler_surroundings(work: Path) -> Iterator[io.StringIO]:
-    """Run the compiler where its formatter sees our settings only, and keep what it prints."""
+def compiler_surroundings(work: Path) -> Iterator[None]:
+    """Let the compiler find this environment's ruff, and ruff our settings only."""
     (work / "ruff.toml").write_text(RUFF_SETTINGS)
-    path = os.environ.get("PATH", "")
-    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), path])
+    before = dict(os.environ)
+    bin_dir = str(Path(sys.executable).parent)
+    os.environ["PATH"] = os.pathsep.join([bin_dir, before.get("PATH", os.defpath)])
     os.environ["RUFF_NO_CACHE"] = "true"
-    printed = io.StringIO()
     try:
-        with contextlib.chdir(work), contextlib.redirect_stderr(printed):
-            yield printed
+        with contextlib.chdir(work):
+            yield
     finally:
-        os.environ["PATH"] = path
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def run_compiler(descriptors: bytes, work: Path) -> dict[str, str]:
@@ -115,12 +118,13 @@ def run_compiler(descriptors: bytes, work: Path) -> dict[str, str]:
         parameter="client_generation=async,server_generation=async",
         proto_file=files,
     )
-    with compiler_surroundings(work) as printed:
-        try:
+    printed = io.StringIO()  # a line per file, and a complaint about the import that tidy() removes
+    try:
+        with compiler_surroundings(work), contextlib.redirect_stderr(printed):
             response = generate_code(request)
-        except Exception:
-            sys.__stderr__ and sys.__stderr__.write(printed.getvalue())
-            raise
+    except Exception:
+        print(printed.getvalue(), file=sys.stderr)
+        raise
     return {file.name: file.content for file in response.file if file.name.endswith(".py")}
 
 
@@ -137,7 +141,9 @@ def tidy(text: str) -> str:
 
 def message_types(modules: dict[str, str]) -> str:
     """Return the module that maps each message's full protobuf name to its Python module and class."""
-    pattern = re.compile(r'default_message_pool\.register_message\(\s*"([\w.]+)",\s*"([\w.]+)",\s*(\w+),?\s*\)')
+    pattern = re.compile(
+        r'default_message_pool\.register_message\(\s*"([\w.]+)",\s*"([\w.]+)",\s*(\w+),?\s*\)'
+    )
     entries = sorted(match for text in modules.values() for match in pattern.findall(text))
     lines = [f'    "{package}.{name}": ("{package}", "{cls}"),\n' for package, name, cls in entries]
     doc = '"""Full protobuf name -> (module below containerd_aio.api, class), for decoding Any without importing all."""\n'
@@ -172,12 +178,16 @@ def write(modules: dict[str, str]) -> None:
 def main() -> int:
     """Generate, or compare with what is there; return the exit status."""
     parser = argparse.ArgumentParser(description="Generate containerd_aio/api/ from proto/.")
-    parser.add_argument("--check", action="store_true", help="only compare; exit 1 and list the files that differ")
+    parser.add_argument(
+        "--check", action="store_true", help="only compare; exit 1 and list the files that differ"
+    )
     options = parser.parse_args()
     check_versions()
     modules = generate()
     before = committed()
-    differing = sorted(name for name in modules.keys() | before.keys() if modules.get(name) != before.get(name))
+    differing = sorted(
+        name for name in modules.keys() | before.keys() if modules.get(name) != before.get(name)
+    )
     if not options.check:
         write(modules)
         print(f"containerd_aio/api: {len(modules)} files, {len(differing)} changed")

@@ -4,13 +4,13 @@ They replace the compiler's own: those turn every timestamp into a datetime, whi
 microseconds, and pack Any with a URL prefix that older containerd daemons refuse.
 """
 
-import datetime
+import datetime  # noqa: ICN001  (the generated module imports it by this name)
 import re
 import typing
+from typing import Self
 
 import betterproto2
 from betterproto2_compiler.lib.google.protobuf import Timestamp as _CompilerTimestamp
-from typing_extensions import Self
 
 
 class Timestamp(_CompilerTimestamp):
@@ -35,7 +35,7 @@ class Timestamp(_CompilerTimestamp):
         """
         if dt.tzinfo is None:
             raise ValueError("a datetime without timezone names no instant: set tzinfo")
-        since = dt - datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
+        since = dt - datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
         return cls(seconds=since.days * 86_400 + since.seconds, nanos=since.microseconds * 1_000)
 
     def to_datetime(self) -> datetime.datetime:
@@ -44,7 +44,7 @@ class Timestamp(_CompilerTimestamp):
         Raises:
             OverflowError: if the year is not in 1..9999.
         """
-        epoch = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
+        epoch = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
         return epoch + datetime.timedelta(seconds=self.seconds, microseconds=self.nanos // 1_000)
 
     def to_dict(
@@ -59,11 +59,12 @@ class Timestamp(_CompilerTimestamp):
             return super().to_dict(
                 output_format=output_format, casing=casing, include_default_values=include_default_values
             )
-        whole = datetime.datetime(1970, 1, 1) + datetime.timedelta(seconds=self.seconds)
+        epoch = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+        whole = (epoch + datetime.timedelta(seconds=self.seconds)).isoformat().removesuffix("+00:00")
         digits = f"{self.nanos:09d}"
         while digits.endswith("000"):
             digits = digits[:-3]
-        return f"{whole.isoformat()}{'.' if digits else ''}{digits}Z"
+        return f"{whole}{'.' if digits else ''}{digits}Z"
 
     @classmethod
     def from_dict(cls, value: typing.Any, *, ignore_unknown_fields: bool = False) -> Self:

@@ -72,7 +72,7 @@ class Timestamp(betterproto2.Message):
         """
         if dt.tzinfo is None:
             raise ValueError("a datetime without timezone names no instant: set tzinfo")
-        since = dt - datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
+        since = dt - datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
         return cls(seconds=since.days * 86_400 + since.seconds, nanos=since.microseconds * 1_000)
 
     def to_datetime(self) -> datetime.datetime:
@@ -81,7 +81,7 @@ class Timestamp(betterproto2.Message):
         Raises:
             OverflowError: if the year is not in 1..9999.
         """
-        epoch = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
+        epoch = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
         return epoch + datetime.timedelta(seconds=self.seconds, microseconds=self.nanos // 1_000)
 
     def to_dict(
@@ -96,11 +96,12 @@ class Timestamp(betterproto2.Message):
             return super().to_dict(
                 output_format=output_format, casing=casing, include_default_values=include_default_values
             )
-        whole = datetime.datetime(1970, 1, 1) + datetime.timedelta(seconds=self.seconds)
+        epoch = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+        whole = (epoch + datetime.timedelta(seconds=self.seconds)).isoformat().removesuffix("+00:00")
         digits = f"{self.nanos:09d}"
         while digits.endswith("000"):
             digits = digits[:-3]
-        return f"{whole.isoformat()}{'.' if digits else ''}{digits}Z"
+        return f"{whole}{'.' if digits else ''}{digits}Z"
 
     @classmethod
     def from_dict(cls, value: typing.Any, *, ignore_unknown_fields: bool = False) -> Self:
