@@ -1,0 +1,413 @@
+"""Clear up after a daemon: end it and its shims, unmount, delete.
+
+The same code runs in two places: in a worker thread when a `Daemon` is left, and in the guardian, a small process of
+its own that does it when ours was killed. The guardian runs this file as a script with ``python -I -S``: standard
+library only, and nothing here may import from the package.
+
+Processes are recognised by what the kernel says of them (command line, working directory) and held by pidfd before
+they are signalled, so a recycled pid is never hit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import dataclasses
+import json
+import os
+import select
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+TYPE_CHECKING = False  # typing itself is not worth its import time here
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+_MNT_DETACH = 2
+_KILL_TIMEOUT = 5.0
+_SHIM_DELETE_TIMEOUT = 10.0
+# Where the runc shim keeps runc's own state, whatever the daemon's state directory is.
+_RUNC_STATE = Path("/run/containerd/runc")
+_CGROUPS = Path("/sys/fs/cgroup")
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Where one daemon keeps its things.
+
+    Attributes:
+        root: Persistent data.
+        state: Everything that ends with the daemon's containers: bundles, sockets, pid file.
+        address: Socket of the gRPC API; the ttrpc one is the same with ``.ttrpc``.
+        config: Configuration file; it is on the daemon's command line, which is how the daemon is recognised.
+        binary: The containerd executable.
+        path: ``PATH`` of the daemon.
+        created: Directories that did not exist before, deleted when all is over.
+        stop_timeout: Seconds between SIGTERM and SIGKILL.
+    """
+
+    root: str
+    state: str
+    address: str
+    config: str
+    binary: str
+    path: str
+    created: tuple[str, ...] = ()
+    stop_timeout: float = 15.0
+
+    def to_json(self) -> str:
+        """One line of JSON."""
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Layout:
+        """Read what `to_json` wrote."""
+        fields = json.loads(text)
+        return cls(**fields | {"created": tuple(fields["created"])})
+
+
+# -- processes ------------------------------------------------------------------------------------------------
+
+
+class Handle:
+    """A process held by pidfd: the pid can't come to mean another one."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.fd = os.pidfd_open(pid)
+
+    def send(self, signum: int) -> None:
+        """Send a signal; a process that has ended is fine."""
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.fd, signum)
+
+    def close(self) -> None:
+        """Let go of it."""
+        os.close(self.fd)
+
+
+def command_line(pid: int) -> list[str]:
+    """The argument vector; empty when the process is gone, a zombie or a kernel thread."""
+    try:
+        raw = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return []
+    return raw.decode(errors="surrogateescape").rstrip("\0").split("\0") if raw else []
+
+
+def is_daemon(argv: list[str], config: str) -> bool:
+    """Whether a command line is that of the daemon started with this configuration file."""
+    return _has_option(argv, "--config", config) and "containerd" in " ".join(argv[:2])
+
+
+def is_shim(argv: list[str], cwd: str, layout: Layout) -> bool:
+    """Whether a process is a shim of this daemon, whichever runtime it belongs to.
+
+    containerd starts every shim with its own address on the command line and in the bundle as working directory.
+    """
+    if _has_option(argv, "-address", layout.address):
+        return "-id" in argv or "-namespace" in argv
+    name = argv[0].rpartition("/")[2] if argv else ""
+    return name.startswith("containerd-shim") and _is_below(cwd, layout.state)
+
+
+def _has_option(argv: list[str], option: str, value: str) -> bool:
+    return any(argv[i] == option and argv[i + 1] == value for i in range(len(argv) - 1))
+
+
+def _is_below(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder.rstrip("/") + "/")
+
+
+def _pids() -> Iterator[int]:
+    return (int(entry) for entry in os.listdir("/proc") if entry.isdigit())  # noqa: PTH208
+
+
+def _cwd(pid: int) -> str:
+    try:
+        return os.readlink(f"/proc/{pid}/cwd")  # noqa: PTH115 - may end in " (deleted)", which is no path
+    except OSError:
+        return ""
+
+
+def _find(matches: Callable[[int], bool]) -> list[Handle]:
+    found: list[Handle] = []
+    for pid in _pids():
+        if pid == os.getpid() or not matches(pid):
+            continue
+        with contextlib.suppress(ProcessLookupError):
+            handle = Handle(pid)
+            # Asked again: only now is it certain that the process held is the process seen.
+            if matches(pid):
+                found.append(handle)
+            else:
+                handle.close()
+    return found
+
+
+def find_daemon(layout: Layout) -> list[Handle]:
+    """The running daemon of this layout, if any."""
+    return _find(lambda pid: is_daemon(command_line(pid), layout.config))
+
+
+def find_shims(layout: Layout) -> list[Handle]:
+    """The running shims of this layout."""
+    return _find(lambda pid: is_shim(command_line(pid), _cwd(pid), layout))
+
+
+def _descendants(roots: Iterable[int]) -> list[Handle]:
+    """Every process below the given ones. Shims are subreapers: all their containers' processes are among these."""
+    children: dict[int, list[int]] = {}
+    for pid in _pids():
+        with contextlib.suppress(OSError):
+            text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+            children.setdefault(int(text.rpartition(")")[2].split()[1]), []).append(pid)
+    handles: list[Handle] = []
+    queue = list(roots)
+    while queue:
+        for pid in children.get(queue.pop(), ()):
+            queue.append(pid)
+            with contextlib.suppress(ProcessLookupError):
+                handles.append(Handle(pid))
+    return handles
+
+
+def _wait_all(handles: Iterable[Handle], timeout: float) -> list[Handle]:
+    """Wait until processes have ended and return those that have not."""
+    remaining = {handle.fd: handle for handle in handles}
+    poll = select.poll()
+    for fd in remaining:
+        poll.register(fd, select.POLLIN)
+    deadline = time.monotonic() + timeout
+    while remaining and (left := deadline - time.monotonic()) > 0:
+        for fd, _ in poll.poll(left * 1000):
+            poll.unregister(fd)
+            del remaining[fd]
+    return list(remaining.values())
+
+
+# -- the steps ------------------------------------------------------------------------------------------------
+
+
+def end_daemon(layout: Layout) -> None:
+    """Stop the daemon: SIGTERM, and SIGKILL after the layout's time."""
+    handles = find_daemon(layout)
+    for handle in handles:
+        handle.send(signal.SIGTERM)
+        handle.send(signal.SIGCONT)  # a stopped one would never see the other signal
+    for handle in _wait_all(handles, layout.stop_timeout):
+        handle.send(signal.SIGKILL)
+    _wait_all(handles, _KILL_TIMEOUT)
+    for handle in handles:
+        handle.close()
+
+
+def _listening_sockets(pid: int) -> set[str]:
+    """Paths of the unix sockets a process listens on."""
+    inodes: set[str] = set()
+    paths: set[str] = set()
+    with contextlib.suppress(OSError):
+        for fd in os.scandir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(OSError):
+                inodes.add(os.readlink(fd.path).removeprefix("socket:[").rstrip("]"))  # noqa: PTH115
+        for line in Path(f"/proc/{pid}/net/unix").read_text(errors="surrogateescape").splitlines():
+            parts = line.split(None, 7)
+            if len(parts) == 8 and parts[6] in inodes and parts[7].startswith("/"):
+                paths.add(parts[7])
+    return paths
+
+
+def _end_shims(layout: Layout, leftovers: list[Handle]) -> tuple[set[str], dict[str, str]]:
+    """Kill shims and all that is below them; return their sockets and the executable each container's shim had."""
+    sockets: set[str] = set()
+    executables: dict[str, str] = {}
+    for _ in range(10):  # a shim about to be started when the daemon died may turn up late
+        shims = find_shims(layout)
+        if not shims:
+            break
+        for shim in shims:
+            sockets |= _listening_sockets(shim.pid)
+            argv = command_line(shim.pid)
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                executables[argv[argv.index("-id") + 1]] = os.readlink(f"/proc/{shim.pid}/exe")  # noqa: PTH115
+        below = _descendants(shim.pid for shim in shims)
+        for handle in (*shims, *below):
+            handle.send(signal.SIGKILL)
+        _wait_all(shims, _KILL_TIMEOUT)
+        for shim in shims:
+            shim.close()
+        leftovers += below
+    return sockets, executables
+
+
+def _bundles(layout: Layout) -> list[Path]:
+    """Directories of the containers that have, or had, a shim."""
+    return [path for path in Path(layout.state).glob("io.containerd.runtime.*/*/*") if path.is_dir()]
+
+
+def _delete_bundle(layout: Layout, bundle: Path, executables: dict[str, str]) -> str | None:
+    """Let the shim's own ``delete`` command undo a container, as containerd does for a shim that died."""
+    shim = ""
+    with contextlib.suppress(OSError):
+        shim = (bundle / "shim-binary-path").read_text().strip()
+    shim = shim or executables.get(bundle.name, "")
+    shim = shim or shutil.which("containerd-shim-runc-v2", path=layout.path) or ""
+    if not shim:
+        return f"no shim to delete {bundle} with"
+    common = ["-namespace", bundle.parent.name, "-address", layout.address]
+    argv = [
+        shim,
+        *common,
+        "-publish-binary",
+        layout.binary,
+        "-id",
+        bundle.name,
+        "-bundle",
+        str(bundle),
+        "delete",
+    ]
+    env = os.environ | {"PATH": layout.path, "TTRPC_ADDRESS": f"{layout.address}.ttrpc"}
+    null = subprocess.DEVNULL
+    try:
+        subprocess.run(
+            argv, cwd=bundle, env=env, stdin=null, stdout=null, stderr=null,
+            timeout=_SHIM_DELETE_TIMEOUT, check=False,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"deleting {bundle}: {error}"
+    return None
+
+
+def _shim_sockets(bundle: Path) -> Iterator[str]:
+    """Socket addresses noted in a bundle: they live outside the state directory and outlive a killed shim."""
+    with contextlib.suppress(OSError):
+        yield (bundle / "address").read_text().strip().removeprefix("unix://")
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        yield json.loads((bundle / "bootstrap.json").read_text())["address"].removeprefix("unix://")
+
+
+def _remove_empty(namespaces: Iterable[str]) -> None:
+    """Remove what the runtime makes per namespace and never takes away, where nobody else is in it."""
+    for namespace in namespaces:
+        with contextlib.suppress(OSError):
+            (_RUNC_STATE / namespace).rmdir()
+        for hierarchy in (_CGROUPS, *_CGROUPS.glob("*/")):
+            with contextlib.suppress(OSError):
+                (hierarchy / namespace).rmdir()
+
+
+def mounts_below(*folders: str) -> list[str]:
+    """Mount points in these folders, the last mounted first."""
+    found: list[str] = []
+    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
+        point = line.split(" ", 5)[4]
+        for escape, char in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
+            point = point.replace(escape, char)
+        if any(_is_below(point, folder) for folder in folders):
+            found.append(point)
+    return found[::-1]
+
+
+def _unmount(*folders: str) -> None:
+    libc = ctypes.CDLL(None)
+    for point in mounts_below(*folders):
+        libc.umount2(os.fsencode(point), _MNT_DETACH)
+
+
+def _unlink_socket(path: str) -> None:
+    with contextlib.suppress(OSError):
+        if stat.S_ISSOCK(os.lstat(path).st_mode):
+            Path(path).unlink()
+
+
+def _remove_created(layout: Layout) -> Iterator[str]:
+    # The innermost first: a parent made for the state directory is empty by then.
+    for folder in sorted(layout.created, key=len, reverse=True):
+        if mounts_below(folder):
+            yield f"{folder} is kept: something is still mounted in it"
+            continue
+        if folder in (layout.root, layout.state):
+            shutil.rmtree(folder, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                Path(folder).rmdir()  # a parent of them: others may have moved in
+            continue
+        if Path(folder).exists():
+            yield f"{folder} could not be deleted"
+
+
+def clean(layout: Layout) -> list[str]:
+    """End the daemon and everything it started, unmount, delete what was created for it.
+
+    Safe to repeat, and on a layout of which nothing is left.
+
+    Returns:
+        What could not be done, as sentences; empty is the rule.
+    """
+    problems: list[str] = []
+    containers: list[Handle] = []
+    end_daemon(layout)
+    sockets, executables = _end_shims(layout, containers)
+    namespaces: set[str] = set()
+    for bundle in _bundles(layout):
+        namespaces.add(bundle.parent.name)
+        sockets.update(_shim_sockets(bundle))
+        problem = _delete_bundle(layout, bundle, executables)
+        if problem:
+            problems.append(problem)
+    problems += [f"process {h.pid} of a container does not end" for h in _wait_all(containers, _KILL_TIMEOUT)]
+    for handle in containers:
+        handle.close()
+    _unmount(layout.state, layout.root)
+    for path in (*sockets, layout.address, f"{layout.address}.ttrpc"):
+        _unlink_socket(path)
+    for name in ("config.toml", "containerd.pid", "layout.json", "lock"):
+        with contextlib.suppress(OSError):
+            Path(layout.state, name).unlink()
+    problems += _remove_created(layout)
+    _remove_empty(namespaces)
+    return problems
+
+
+# -- the guardian ---------------------------------------------------------------------------------------------
+
+
+def guard(parent: int) -> None:
+    """Wait until the parent has died or says that it is done; in the first case, clear up.
+
+    Standard input carries lines: a layout as JSON (the last one counts), or ``done``. Both the end of input and the
+    parent's pidfd are watched: a forked child of the parent may hold the pipe open after its death.
+    """
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(signum, signal.SIG_IGN)
+    layout: Layout | None = None
+    poll = select.poll()
+    poll.register(0, select.POLLIN)
+    with contextlib.suppress(ProcessLookupError):
+        poll.register(os.pidfd_open(parent), select.POLLIN)
+    pending = b""
+    alive = os.getppid() == parent
+    while alive or select.select([0], [], [], 0)[0]:
+        ready = [fd for fd, _ in poll.poll()] if alive else [0]
+        if 0 not in ready:
+            alive = False
+            continue
+        data = os.read(0, 65536)
+        if not data:
+            break
+        *lines, pending = (pending + data).split(b"\n")
+        for line in lines:
+            if line == b"done":
+                return
+            layout = Layout.from_json(line.decode())
+    if layout is not None:
+        clean(layout)
+
+
+if __name__ == "__main__":
+    guard(int(sys.argv[1]))

@@ -1,0 +1,455 @@
+"""A containerd process of our own: start, adopt, watch, restart, stop, and leave nothing behind."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import os
+import signal
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import anyio
+import anyio.to_thread
+import structlog
+
+from containerd_aio._daemon import cleanup
+from containerd_aio._daemon.cleanup import Layout
+from containerd_aio._daemon.config import LOG_LEVELS, generate
+from containerd_aio._daemon.logs import Follower
+from containerd_aio._daemon.paths import directories, executable, socket_path, write_private
+from containerd_aio._daemon.probe import probe
+from containerd_aio._daemon.process import Guardian, WatchedProcess, spawn
+from containerd_aio.errors import (
+    Closed,
+    DeadlineExceeded,
+    FailedPrecondition,
+    InvalidArgument,
+    PermissionDenied,
+    Unavailable,
+    Unimplemented,
+)
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from anyio.abc import TaskGroup
+
+__all__ = ["Daemon"]
+
+_NOT_INHERITED = frozenset({"NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "WATCHDOG_USEC", "WATCHDOG_PID"})
+_POLL = 0.01
+_LOCK_POLL = 0.05
+_SHOWN_LINES = 8
+
+
+class Daemon:
+    """A private containerd, as an async context manager.
+
+    Entering starts the daemon, or adopts the one that is running with the same `state`, and returns when it answers.
+    Leaving stops it together with its shims and containers, unmounts what they mounted and deletes the directories
+    that did not exist before. The same is done by a small guardian process if this process is killed.
+
+    ::
+
+        async with Daemon() as daemon, Client(daemon.address) as client:
+            ...
+
+    Linux 5.3 and root are needed. Its log arrives as structlog events, at the level containerd gave them.
+
+    Args:
+        root: Directory for persistent data; None is a new one, deleted in the end.
+        state: Directory for sockets, bundles and the pid file, best on a tmpfs; None is a new one below ``/run``, the
+            same for the same `root`.
+        address: Path of the gRPC socket; None is ``containerd.sock`` in `state`. At most 101 bytes.
+        binary: The containerd executable; None is the one on ``PATH``. The folder of a given one is searched first
+            for shims and runc.
+        path: Folders put in front of the daemon's ``PATH``.
+        config: Settings of containerd's configuration file, merged over the generated ones (version 2 of the format).
+        cri: Leave the Kubernetes plugins enabled.
+        log_level: containerd's: trace, debug, info, warn, error, fatal or panic.
+        start_timeout: Seconds until the daemon must answer, and for which a clean-up of its predecessor is awaited.
+        stop_timeout: Seconds between SIGTERM and SIGKILL.
+        adopt: Take over a live daemon of the same `state`; False refuses to start beside it.
+        detach: Leave the daemon running when the context is left or this process dies. To adopt it later, give
+            `root` and `state`.
+        keep: Don't delete `root`, even if it was created here.
+
+    Raises:
+        InvalidArgument: An argument can't be used; nothing was touched.
+        NotFound: There is no containerd on ``PATH``.
+
+    Attributes:
+        root: Directory for persistent data.
+        state: Directory for everything else.
+        address: Where it listens, for `Client`.
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str] | None = None,
+        state: str | os.PathLike[str] | None = None,
+        *,
+        address: str | os.PathLike[str] | None = None,
+        binary: str | os.PathLike[str] | None = None,
+        path: Sequence[str | os.PathLike[str]] = (),
+        config: Mapping[str, Any] | None = None,
+        cri: bool = False,
+        log_level: str = "info",
+        start_timeout: float = 15.0,
+        stop_timeout: float = 15.0,
+        adopt: bool = True,
+        detach: bool = False,
+        keep: bool = False,
+    ) -> None:
+        if log_level not in LOG_LEVELS:
+            raise InvalidArgument(f"log_level={log_level!r}: containerd knows {', '.join(LOG_LEVELS)}")
+        if start_timeout <= 0 or stop_timeout < 0:
+            raise InvalidArgument("start_timeout has to be more than 0 seconds, stop_timeout at least 0")
+        self.root, self.state = directories(root, state)
+        self.address = socket_path(address, self.state)
+        found, search = executable(binary, [os.fspath(folder) for folder in path])
+        self._layout = Layout(
+            root=self.root,
+            state=self.state,
+            address=self.address,
+            config=f"{self.state}/config.toml",
+            binary=found,
+            path=search,
+            stop_timeout=stop_timeout,
+        )
+        self._config = generate(
+            root=self.root,
+            state=self.state,
+            address=self.address,
+            cri=cri,
+            log_level=log_level,
+            config=config,
+        )
+        self._start_timeout = start_timeout
+        self._adopt = adopt
+        self._detach = detach
+        self._keep = keep
+        self._log = structlog.get_logger().bind(daemon=self.address)
+        self._busy = anyio.Lock()
+        self._process: WatchedProcess | None = None
+        self._expected_end = False
+        self._version = ""
+        self._tasks: TaskGroup | None = None
+        self._follower: Follower | None = None
+        self._guardian: Guardian | None = None
+        self._lock: int | None = None
+        self._owned = False  # until a daemon is started or adopted there is nothing of ours to clear up
+        # Worker threads outlive a cancelled await. Whatever one of them starts, it starts under this lock and not
+        # after leaving has begun, so that nothing can appear behind the back of the clean-up.
+        self._gate = threading.Lock()
+        self._leaving = False
+
+    def __repr__(self) -> str:
+        return f"<Daemon {self.address} ({self._process or 'not started'})>"
+
+    # -- what is known of it ------------------------------------------------------------------------------------
+
+    @property
+    def running(self) -> bool:
+        """Whether the process exists; a frozen one does."""
+        return self._process is not None and not self._process.exited.is_set()
+
+    @property
+    def pid(self) -> int:
+        """Process id of the daemon, also after its end.
+
+        Raises:
+            Closed: It was never started.
+        """
+        return self._current().pid
+
+    @property
+    def version(self) -> str:
+        """What the daemon says its version is, for example ``1.7.24~ds1``; empty before it first answered."""
+        return self._version
+
+    @property
+    def log_file(self) -> str:
+        """The file to which the daemon writes its log."""
+        return f"{self.root}/containerd.log"
+
+    # -- life ---------------------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        if os.geteuid() != 0:
+            raise PermissionDenied("containerd has to run as root; this process does not")
+        if not hasattr(os, "pidfd_open"):
+            raise Unimplemented("a daemon can only be kept on Linux")
+        if self._tasks is not None or self._leaving:
+            raise FailedPrecondition("a Daemon can be entered once; make another one")
+        self._tasks = anyio.create_task_group()
+        await self._tasks.__aenter__()
+        try:
+            await self._take_lock()
+            await self._begin()
+        except BaseException:
+            await self._leave(detach=False)
+            raise
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        await self._leave(detach=self._detach)
+
+    async def start(self) -> None:
+        """Start the daemon again after `stop`, `kill` or its own end. Containers that still run are found again.
+
+        Raises:
+            FailedPrecondition: It is running.
+            Unavailable: It ended before it was ready; the text has the last lines of its log.
+            DeadlineExceeded: It was not ready within `start_timeout`; it has been killed.
+        """
+        async with self._busy:
+            if self.running:
+                raise FailedPrecondition(f"the daemon is running (pid {self.pid})")
+            await self._start()
+
+    async def stop(self) -> None:
+        """Stop the daemon: SIGTERM, and SIGKILL after `stop_timeout`. Its containers go on without it."""
+        async with self._busy:
+            await self._stop()
+
+    async def restart(self) -> None:
+        """Stop and start it, with the same directories and address. Raises what `start` raises."""
+        async with self._busy:
+            await self._stop()
+            await self._start()
+
+    async def kill(self, signum: int = signal.SIGKILL) -> None:
+        """Send the daemon a signal; with SIGKILL, return when it has ended.
+
+        SIGSTOP freezes it (it accepts connections and never answers), SIGCONT lets it go on.
+        """
+        process = self._current()
+        if signum in (signal.SIGKILL, signal.SIGTERM):
+            self._expected_end = True
+        process.send(signum)
+        if signum == signal.SIGKILL:
+            await process.exited.wait()
+
+    async def wait(self) -> int | None:
+        """Wait until the running daemon process has ended.
+
+        Returns:
+            Its exit code, the negated signal number if it was killed by one, or None for an adopted daemon, whose
+            exit code only its parent learns.
+        """
+        process = self._current()
+        await process.exited.wait()
+        return process.returncode
+
+    # -- beginning ----------------------------------------------------------------------------------------------
+
+    async def _take_lock(self) -> None:
+        """Lock the state directory: one `Daemon` at a time, and none while a guardian clears up."""
+        with anyio.move_on_after(self._start_timeout):
+            while not await anyio.to_thread.run_sync(self._try_lock):  # noqa: ASYNC110
+                await anyio.sleep(_LOCK_POLL)  # no event tells of another process' lock
+            return
+        raise FailedPrecondition(
+            f"the daemon of {self.state} is kept by another Daemon, in this process or another"
+        )
+
+    def _try_lock(self) -> bool:
+        with self._gate:
+            if self._leaving:
+                return False
+            self._makedirectories(self.state)
+            path = f"{self.state}/lock"
+            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            with contextlib.suppress(OSError):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # It may have been deleted, with its folder, between the two calls.
+                if os.path.samestat(os.fstat(lock), os.stat(path)):  # noqa: PTH116
+                    self._lock = lock
+                    return True
+            os.close(lock)
+            return False
+
+    async def _begin(self) -> None:
+        handles = await anyio.to_thread.run_sync(cleanup.find_daemon, self._layout)
+        for extra in handles[1:]:
+            extra.close()
+        if handles:
+            await self._take_over(WatchedProcess(handles[0]))
+        else:
+            self._owned = True
+            await anyio.to_thread.run_sync(self._prepare)
+            await self._start()
+
+    async def _take_over(self, process: WatchedProcess) -> None:
+        """Adopt a running daemon. Until that has succeeded it is not ours, and left alone."""
+        self._look_after(process)
+        if not self._adopt:
+            raise FailedPrecondition(
+                f"the daemon of {self.state} is running (pid {process.pid}), and adopt=False"
+            )
+        recorded = await anyio.to_thread.run_sync(self._recorded_layout)
+        if (recorded.root, recorded.address) != (self.root, self.address):
+            raise FailedPrecondition(
+                f"the daemon of {self.state} (pid {process.pid}) runs with root={recorded.root!r} and "
+                f"address={recorded.address!r}; give these to adopt it"
+            )
+        await self._await_ready(process)
+        created = {*self._layout.created, *recorded.created} - ({self.root} if self._keep else set())
+        self._layout = dataclasses.replace(self._layout, created=tuple(sorted(created)))
+        self._owned = True
+        await anyio.to_thread.run_sync(self._prepare)
+        self._log.info("containerd adopted", pid=process.pid, version=self._version)
+
+    def _recorded_layout(self) -> Layout:
+        try:
+            return Layout.from_json(Path(f"{self.state}/layout.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError, KeyError, TypeError):
+            return self._layout
+
+    def _makedirectories(self, folder: str) -> None:
+        created = set(self._layout.created)
+        for path in (*reversed(Path(folder).parents), Path(folder)):
+            with contextlib.suppress(FileExistsError):
+                path.mkdir(mode=0o711)
+                created.add(str(path))
+        if self._keep:
+            created.discard(self.root)
+        self._layout = dataclasses.replace(self._layout, created=tuple(sorted(created)))
+
+    def _prepare(self) -> None:
+        with self._gate:
+            if self._leaving or self._lock is None:
+                return
+            self._makedirectories(self.root)
+            self._makedirectories(os.path.dirname(self.address))  # noqa: PTH120
+            if not self._detach:
+                self._guardian = Guardian.start(self._layout, lock=self._lock)
+
+    def _launch(self) -> cleanup.Handle:
+        with self._gate:
+            if self._leaving:
+                raise Closed("the daemon's context has been left")
+            write_private(self._layout.config, self._config)
+            write_private(f"{self.state}/layout.json", self._layout.to_json())
+            # systemd's sockets and watchdog are meant for this process, not for its child
+            env = {name: value for name, value in os.environ.items() if name not in _NOT_INHERITED}
+            handle = spawn(
+                [self._layout.binary, "--config", self._layout.config],
+                env=env | {"PATH": self._layout.path},
+                output=self.log_file,
+            )
+            write_private(f"{self.state}/containerd.pid", f"{handle.pid}\n")
+            return handle
+
+    async def _start(self) -> None:
+        process: WatchedProcess | None = None
+        self._expected_end = False
+        try:
+            process = WatchedProcess(await anyio.to_thread.run_sync(self._launch))
+            self._look_after(process)
+            await self._await_ready(process)
+        except BaseException:
+            self._expected_end = True
+            with anyio.CancelScope(shield=True):
+                # By what the kernel knows, not by what we hold: a cancelled launch may have succeeded.
+                await anyio.to_thread.run_sync(self._abort)
+                if process is not None:
+                    await process.exited.wait()
+            raise
+
+    def _abort(self) -> None:
+        with self._gate:
+            cleanup.end_daemon(dataclasses.replace(self._layout, stop_timeout=0))
+
+    async def _await_ready(self, process: WatchedProcess) -> None:
+        problem = "nothing listens"
+        with anyio.move_on_after(self._start_timeout):
+            while not process.exited.is_set():
+                try:
+                    self._version = await probe(self.address)
+                except (Unavailable, DeadlineExceeded) as error:
+                    problem = str(error)
+                else:
+                    return
+                with anyio.move_on_after(_POLL):
+                    await process.exited.wait()
+        log = f"; the end of {self.log_file}:\n{await self._last_lines()}"
+        if process.exited.is_set():
+            raise Unavailable(f"containerd did not start ({process}){log}")
+        raise DeadlineExceeded(
+            f"containerd ({process}) was not ready within start_timeout={self._start_timeout:g} s: {problem}{log}"
+        )
+
+    async def _last_lines(self) -> str:
+        if self._follower is None:
+            return "  (nothing)"
+        await self._follower.drain()
+        return "\n".join(f"  {line}" for line in list(self._follower.recent)[-_SHOWN_LINES:]) or "  (nothing)"
+
+    # -- keeping ------------------------------------------------------------------------------------------------
+
+    def _current(self) -> WatchedProcess:
+        if self._process is None:
+            raise Closed("the daemon was not started: use `async with Daemon(...)`")
+        return self._process
+
+    def _look_after(self, process: WatchedProcess) -> None:
+        if self._tasks is None or self._leaving:
+            raise Closed("the daemon's context has been left")
+        self._process = process
+        self._tasks.start_soon(self._watch, process)
+        if self._follower is None:
+            self._follower = Follower(self.log_file, self._log)
+            self._tasks.start_soon(self._follower.run)
+
+    async def _watch(self, process: WatchedProcess) -> None:
+        await process.watch()
+        if not self._expected_end:
+            self._log.error("containerd ended unexpectedly", pid=process.pid, returncode=process.returncode)
+
+    # -- ending -------------------------------------------------------------------------------------------------
+
+    async def _stop(self) -> None:
+        if not self.running:
+            return
+        process = self._current()
+        self._expected_end = True
+        process.send(signal.SIGTERM)
+        process.send(signal.SIGCONT)  # a frozen one would not see the other signal
+        with anyio.move_on_after(self._layout.stop_timeout):
+            await process.exited.wait()
+            return
+        self._log.warning("containerd did not stop in time and is killed", pid=process.pid)
+        process.send(signal.SIGKILL)
+        await process.exited.wait()
+
+    async def _leave(self, *, detach: bool) -> None:
+        tasks, self._tasks = self._tasks, None
+        with anyio.CancelScope(shield=True):
+            if self._owned and not detach:
+                self._expected_end = True
+                for problem in await anyio.to_thread.run_sync(self._clean):
+                    self._log.warning("left behind", problem=problem)
+                if self._process is not None:
+                    await self._process.exited.wait()
+            self._leaving = True
+            if self._guardian is not None:
+                await self._guardian.dismiss()
+            if self._lock is not None:
+                os.close(self._lock)
+        if tasks is not None:
+            tasks.cancel_scope.cancel()
+            # An error of the body is not the task group's: it must not come out wrapped in an ExceptionGroup.
+            await tasks.__aexit__(None, None, None)
+
+    def _clean(self) -> list[str]:
+        with self._gate:
+            self._leaving = True
+        return cleanup.clean(self._layout)
