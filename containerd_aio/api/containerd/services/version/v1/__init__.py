@@ -28,12 +28,12 @@ class VersionResponse(betterproto2.Message):
 
     version: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
     """
-    Release as its builder named it, for example `1.6.20~ds1` or `v2.1.4`.
+    Release as its builder named it, for example `1.6.20~ds1` or `2.1.9+unknown`.
     """
 
     revision: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
     """
-    Source revision it was built from.
+    Source revision it was built from; may be empty.
     """
 
 
