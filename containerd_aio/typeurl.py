@@ -83,7 +83,7 @@ def pack(value: Message | dict[str, Any] | list[Any] | bytes, type_url: str | No
     raise InvalidArgument(f"cannot pack a {type(value).__name__}; give a message, a dict, a list or bytes")
 
 
-def unpack(value: AnyMessage) -> Message | Any:
+def unpack(value: AnyMessage) -> Any:
     """Take out what is in an ``Any``.
 
     Returns:

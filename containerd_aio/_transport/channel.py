@@ -159,7 +159,20 @@ class Stream(_GrpclibStream[Any, Any]):
     async def send_message(self, message: Any, *, end: bool = False) -> None:
         """Send one message, unless it would crash the daemon or exceed its limit."""
         check_request(self._method_name, message)
-        await super().send_message(message, end=end)
+        if not self._send_request_done:
+            await self.send_request()
+        if self._end_done or (self._send_message_done and not self._cardinality.client_streaming):
+            raise ProtocolError("the request was sent already")
+        data = self._codec.encode(message, self._send_type)
+        if len(data) > MAX_MESSAGE:
+            raise ResourceExhausted(
+                f"a {type(message).__name__} of {len(data)} bytes was not sent; the limit is {MAX_MESSAGE}"
+            )
+        end = end or not self._cardinality.client_streaming
+        with self._wrapper:
+            await self._stream.send_data(b"\0" + len(data).to_bytes(4, "big") + data, end_stream=end)
+        self._send_message_done = True
+        self._end_done = self._end_done or end
 
     async def recv_message(self) -> Any | None:
         """Return the next message, or None at the end of the stream."""
@@ -180,6 +193,10 @@ class Stream(_GrpclibStream[Any, Any]):
                 return self._codec.decode(data, self._recv_type)
             except ValueError as exc:
                 raise Internal(f"the reply is not a {self._recv_type.__name__}: {exc}") from exc
+
+    def _raise_for_content_type(self, headers_map: dict[str, str]) -> None:
+        if "grpc-status" not in headers_map:  # a refusal needs no content, and says more than a missing type
+            super()._raise_for_content_type(headers_map)
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None

@@ -341,5 +341,5 @@ class Codec(CodecBase):
         return encode(message)
 
     def decode(self, data: bytes, message_type: Any) -> Any:
-        """Read a message of class `message_type`."""
-        return decode(message_type, data)
+        """Read a message of class `message_type`; ``bytes`` leaves it as it came."""
+        return data if message_type is bytes else decode(message_type, data)

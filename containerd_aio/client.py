@@ -1,0 +1,430 @@
+"""The client: one daemon, one set of connections, one event core."""
+
+from __future__ import annotations
+
+import os
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+import anyio
+from anyio import AsyncContextManagerMixin
+
+from containerd_aio import typeurl
+from containerd_aio._identifiers import check_identifier
+from containerd_aio._scope import Core, Scope
+from containerd_aio._transport.connections import Connections
+from containerd_aio._transport.dial import DEFAULT_ADDRESS, Address
+from containerd_aio.errors import Closed, ConnectError, ContainerdError, InvalidArgument, Unimplemented
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+    from contextlib import AbstractAsyncContextManager
+    from datetime import timedelta
+
+    from betterproto2 import Message
+
+    from containerd_aio._transport.channel import RPCHook
+    from containerd_aio.container import Container
+    from containerd_aio.events.status import Statistics, Status
+    from containerd_aio.events.subscription import Subscription
+    from containerd_aio.image import Image
+    from containerd_aio.oci import Spec, SpecOpt
+    from containerd_aio.services.introspection import ServerInfo
+    from containerd_aio.services.namespaces import Namespaces
+    from containerd_aio.services.stubs import Services
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """Which containerd it is.
+
+    Attributes:
+        version: Such as ``2.1.9``, as its package spells it.
+        revision: The commit or package it was built from.
+    """
+
+    version: str
+    revision: str
+
+    def __str__(self) -> str:
+        return self.version
+
+
+class Client(AsyncContextManagerMixin):
+    """A client of one containerd, for use as ``async with Client() as client``.
+
+    Entering connects, so that a wrong address is told at once; a connection lost later is made again by itself. Leaving
+    ends what the client runs in the background (the event core, the copying of standard streams), and nothing else:
+    containers go on running.
+
+    Args:
+        address: Socket path, ``unix://``, ``unix-abstract:`` or ``tcp://host:port``. Default: ``CONTAINERD_ADDRESS``,
+            else ``/run/containerd/containerd.sock``.
+        namespace: Namespace of what is done through this client. Default: ``CONTAINERD_NAMESPACE``, else ``default``.
+        timeout: Seconds a call may take unless it says otherwise. Calls that start or stop processes get four times as
+            long; calls that wait for their work have no deadline.
+        connect_timeout: Seconds until a connection must stand and have shown that a gRPC server is at its end.
+        heartbeat: Seconds of silence on the event stream after which the daemon is asked for a sign of life.
+        tls: TLS context for ``tcp://`` addresses.
+        hook: Called for every RPC; what tracing and metrics are attached through.
+        lazy: Connect on first use instead of on entering.
+
+    Raises:
+        InvalidArgument: An argument can't be used; the text says which and why.
+    """
+
+    def __init__(
+        self,
+        address: str | None = None,
+        *,
+        namespace: str | None = None,
+        timeout: float = 30.0,
+        connect_timeout: float = 10.0,
+        heartbeat: float = 30.0,
+        tls: ssl.SSLContext | None = None,
+        hook: RPCHook | None = None,
+        lazy: bool = False,
+    ) -> None:
+        self._address = Address.parse(address or os.environ.get("CONTAINERD_ADDRESS") or DEFAULT_ADDRESS)
+        self._namespace = check_identifier(
+            namespace or os.environ.get("CONTAINERD_NAMESPACE") or "default", "namespace"
+        )
+        for name, seconds in (
+            ("timeout", timeout),
+            ("connect_timeout", connect_timeout),
+            ("heartbeat", heartbeat),
+        ):
+            if not seconds > 0:
+                raise InvalidArgument(f"{name} is {seconds}; it must be more than 0 seconds")
+        if tls is not None and self._address.path is not None:
+            raise InvalidArgument(f"tls was given for {self._address}, which is a unix socket")
+        self._settings: dict[str, Any] = {
+            "timeout": timeout,
+            "connect_timeout": connect_timeout,
+            "tls": tls,
+            "hook": hook,
+        }
+        self._heartbeat = heartbeat
+        self._lazy = lazy
+        self._open_scope: Scope | None = None
+
+    def __repr__(self) -> str:
+        return f"<Client {self._address} namespace={self._namespace}>"
+
+    @property
+    def address(self) -> str:
+        """The address of the daemon."""
+        return str(self._address)
+
+    @property
+    def namespace(self) -> str:
+        """The namespace of what is done through this client."""
+        return self._namespace
+
+    @asynccontextmanager
+    async def __asynccontextmanager__(self) -> AsyncGenerator[Self, None]:
+        """Connect, and disconnect at the end.
+
+        Raises:
+            ConnectError: containerd can't be reached; the text names cause and cure.
+        """
+        if self._open_scope is not None:
+            raise Closed("this client is open already; open a second one, or use namespaced()")
+        connections = Connections(self._address, **self._settings)
+        failure: BaseException | None = None
+        try:
+            if not self._lazy:
+                await _check_is_containerd(connections)
+            async with anyio.create_task_group() as group:
+                core = Core(connections, group, heartbeat=self._heartbeat)
+                self._open_scope = Scope(core, self._namespace)
+                try:
+                    yield self
+                except BaseException as exc:  # noqa: BLE001 - raised again below, without the group around it
+                    failure = exc
+                core.closed = True
+                group.cancel_scope.cancel()
+        finally:
+            self._open_scope = None
+            connections.close()
+        if failure is not None:
+            raise failure
+
+    @property
+    def _scope(self) -> Scope:
+        if self._open_scope is None:
+            raise Closed("the client is not open; use it inside 'async with Client() as client'")
+        return self._open_scope
+
+    def namespaced(self, namespace: str) -> Client:
+        """Return this client for another namespace: same connections, same event core, same life.
+
+        Raises:
+            InvalidArgument: The name is not valid.
+            Closed: The client is not open.
+        """
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        other._namespace = check_identifier(namespace, "namespace")
+        other._open_scope = Scope(self._scope.core, namespace)
+        return other
+
+    # --- the daemon ---------------------------------------------------------------------------------------------------
+
+    @property
+    def services(self) -> Services:
+        """The generated stubs, for what this library has no method for."""
+        return self._scope.services
+
+    async def version(self) -> Version:
+        """Ask the daemon for its version."""
+        reply = await self.services.version.version()
+        return Version(reply.version, reply.revision)
+
+    async def is_serving(self) -> bool:
+        """Tell whether the daemon says it is ready to serve (gRPC health service); False when it can't be reached."""
+        from containerd_aio.api.grpc.health.v1 import HealthCheckRequest, HealthCheckResponseServingStatus
+
+        try:
+            reply = await self.services.health.check(HealthCheckRequest())
+        except ContainerdError:
+            return False
+        return reply.status == HealthCheckResponseServingStatus.SERVING
+
+    async def wait_ready(self, *, timeout: float | None = None) -> None:
+        """Wait until the daemon serves, dialling again and again.
+
+        Args:
+            timeout: Seconds; None waits for ever.
+
+        Raises:
+            ConnectError: It did not serve in time; the last cause is told.
+        """
+        from containerd_aio._backoff import Backoff
+
+        backoff, last = Backoff(), None
+        with anyio.move_on_after(timeout):
+            while True:
+                try:
+                    await _check_is_containerd(self._scope.core.connections)
+                    if await self.is_serving():
+                        return
+                except ConnectError as exc:
+                    if exc.reason == "not-containerd":
+                        raise
+                    last = exc
+                except ContainerdError as exc:
+                    last = ConnectError(str(exc), address=self.address, reason="not-serving")
+                await anyio.sleep(backoff.next())
+        raise last or ConnectError(
+            f"containerd at {self.address} did not serve within {timeout:g} s",
+            address=self.address,
+            reason="not-serving",
+        )
+
+    async def server_info(self) -> ServerInfo:
+        """Ask the daemon who it is: UUID, pid, deprecation warnings."""
+        from containerd_aio.services.introspection import Introspection
+
+        return await Introspection(self.services).server()
+
+    @property
+    def namespaces(self) -> Namespaces:
+        """The daemon's namespaces and their labels."""
+        from containerd_aio.services.namespaces import Namespaces
+
+        return Namespaces(self.services)
+
+    def lease(
+        self, *, expires: timedelta | None = None, labels: Mapping[str, str] | None = None
+    ) -> AbstractAsyncContextManager[str]:
+        """Hold a lease for the length of a block: what is made in it, by it and by tasks it starts, is not collected.
+
+        Args:
+            expires: When it ends by itself should this process die; 24 hours by default.
+            labels: Labels of the lease.
+        """
+        from containerd_aio.services.leases import DEFAULT_EXPIRATION, lease
+
+        return lease(self.services, expires=expires or DEFAULT_EXPIRATION, labels=labels)
+
+    # --- images -------------------------------------------------------------------------------------------------------
+
+    async def image(self, name: str) -> Image:
+        """Return the image of that name.
+
+        Raises:
+            NotFound: There is none.
+        """
+        from containerd_aio.image import Image
+
+        return await Image.get(self.services, name)
+
+    async def images(self, *filters: str) -> list[Image]:
+        """Return the images that match any of `filters` (containerd's filter language), or all."""
+        from containerd_aio.image import Image
+
+        return await Image.list(self.services, *filters)
+
+    async def import_images(
+        self, source: str | os.PathLike[str] | AsyncIterator[bytes], *, unpack: bool = False
+    ) -> list[Image]:
+        """Import an OCI or Docker image archive.
+
+        Args:
+            source: Path of a tar file (plain or gzip), or its bytes as they come.
+            unpack: Whether to unpack each image for this machine's platform at once.
+
+        Raises:
+            InvalidArgument: It is not such an archive; the text says what is wrong.
+        """
+        from containerd_aio.distribution.archive import import_archive
+
+        async with self.lease():
+            images = await import_archive(self.services, source)
+            if unpack:
+                for image in images:
+                    await image.unpack()
+        return images
+
+    # --- containers ---------------------------------------------------------------------------------------------------
+
+    async def new_container(
+        self,
+        id: str,  # noqa: A002
+        *,
+        image: Image | str | None = None,
+        args: Sequence[str] | None = None,
+        spec_opts: Sequence[SpecOpt] = (),
+        spec: Spec | None = None,
+        snapshot: str | None = None,
+        snapshotter: str | None = None,
+        runtime: str | None = None,
+        runtime_options: Message | None = None,
+        labels: Mapping[str, str] | None = None,
+        extensions: Mapping[str, Message] | None = None,
+    ) -> Container:
+        """Create a container: a record of what to run, and a snapshot to run it in.
+
+        Args:
+            id: Its id, unique in the namespace.
+            image: The image, or its name; unpacked if it is not yet.
+            args: The command; that of the image by default.
+            spec_opts: Changes to the OCI spec, applied in order after the image's configuration and `args`.
+            spec: A whole OCI spec instead.
+            snapshot: Key of an existing snapshot; by default one is prepared from the image under the container's id.
+            snapshotter: Name of the snapshotter; by default the namespace's, else ``overlayfs``.
+            runtime: Name of the runtime; ``io.containerd.runc.v2`` by default.
+            runtime_options: Options of the runtime, such as ``oci.RuncOptions(...).to_message()``.
+            labels: Its labels.
+            extensions: Messages kept with the record, by name.
+
+        Raises:
+            AlreadyExists: There is a container, or a snapshot, of that id.
+            NotFound: There is no such image.
+            InvalidArgument: An argument can't be used.
+        """
+        from containerd_aio.container import ContainerOptions, create_container
+
+        options = ContainerOptions(
+            image=image,
+            args=args,
+            spec_opts=spec_opts,
+            spec=spec,
+            snapshot=snapshot,
+            snapshotter=snapshotter,
+            runtime=runtime,
+            runtime_options=runtime_options,
+            labels=labels,
+            extensions=extensions,
+        )
+        return await create_container(self._scope, id, options)
+
+    async def container(self, id: str) -> Container:  # noqa: A002
+        """Return the container of that id.
+
+        Raises:
+            NotFound: There is none.
+        """
+        from containerd_aio.container import load_container
+
+        return await load_container(self._scope, id)
+
+    async def containers(self, *filters: str) -> list[Container]:
+        """Return the containers that match any of `filters` (containerd's filter language), or all."""
+        from containerd_aio.container import list_containers
+
+        return await list_containers(self._scope, filters)
+
+    # --- events -------------------------------------------------------------------------------------------------------
+
+    def events(self, *filters: str, buffer: int = 1024, all_namespaces: bool = False) -> Subscription:
+        """Subscribe to events: ``async with client.events() as events: async for event in events``.
+
+        Args:
+            filters: Filters in containerd's language; an event that matches any of them is delivered.
+            buffer: How many events are kept for a slow reader; then the oldest are dropped and a `Lagged` says so.
+            all_namespaces: Events of every namespace, not only of the client's.
+
+        Raises:
+            InvalidArgument: A filter is not valid; nothing was sent.
+        """
+        from containerd_aio.events.subscription import Subscription
+
+        hub = self._scope.core.run_hub()
+        return Subscription(
+            hub, filters, namespace=None if all_namespaces else self._namespace, buffer=buffer
+        )
+
+    async def publish(self, topic: str, payload: Message | None = None) -> None:
+        """Publish an event in the client's namespace.
+
+        Args:
+            topic: Topic: identifiers, each with a slash in front, such as ``/jobs/done``.
+            payload: A message of ``containerd_aio.api``; ``google.protobuf.Empty`` by default.
+
+        Raises:
+            InvalidArgument: The topic is not valid.
+        """
+        from containerd_aio.api.containerd.services.events.v1 import PublishRequest
+        from containerd_aio.api.google.protobuf import Empty
+
+        for part in (topic[1:] if topic.startswith("/") else "").split("/"):
+            check_identifier(part, f"part of topic {topic!r}")
+        await self.services.events.publish(
+            PublishRequest(topic=topic, event=typeurl.pack(payload or Empty()))
+        )
+
+    async def barrier(self) -> None:
+        """Return when everything that containerd published before this call has been dispatched here.
+
+        Raises:
+            ContainerdError: The daemon can't be reached, or what was published does not come back.
+        """
+        await (await self._scope.core.live_hub()).barrier()
+
+    async def status(self) -> AsyncIterator[Status]:
+        """Yield the state of the event stream, and every change of it."""
+        hub = self._scope.core.run_hub()
+        async for status in hub.statuses():
+            yield status
+
+    def statistics(self) -> Statistics:
+        """Return the counters of the event core."""
+        return self._scope.core.hub.statistics()
+
+
+async def _check_is_containerd(connections: Connections) -> None:
+    """Dial, and make sure that it is containerd that answers."""
+    from containerd_aio.services.stubs import Services
+
+    try:
+        await Services(connections, "default").version.version(timeout=connections.rpc.connect_timeout)
+    except Unimplemented as exc:
+        raise ConnectError(
+            f"cannot use {connections.address}: a gRPC server answers there, but it is not containerd",
+            address=str(connections.address),
+            reason="not-containerd",
+        ) from exc

@@ -1,0 +1,450 @@
+"""The event hub: one subscription to the daemon, kept alive, in step with what the daemon says, and fanned out.
+
+One session goes through: connect, subscribe, publish a sentinel until it comes back (only then is the subscription
+known to be live), list the tasks, work out what was missed, hand out what arrived meanwhile, and then live. When it
+breaks, the next one begins, for ever. Decisions are the registry's; here they are carried out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from datetime import UTC, datetime
+from secrets import token_hex
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import structlog
+
+from containerd_aio._backoff import Backoff
+from containerd_aio._transport.connections import NamespacedChannel
+from containerd_aio.api.containerd.services.events.v1 import EventsStub, PublishRequest
+from containerd_aio.api.google.protobuf import Any as AnyMessage
+from containerd_aio.errors import Closed, ContainerdError, InvalidArgument, Unimplemented
+from containerd_aio.events.decode import EnvelopeView, decode_envelope
+from containerd_aio.events.inquiry import Inquiry
+from containerd_aio.events.model import Gap
+from containerd_aio.events.records import (
+    Amended,
+    CheckOOM,
+    Confirm,
+    Decided,
+    Effect,
+    Incarnation,
+    ProcessRecord,
+    Synthesised,
+)
+from containerd_aio.events.registry import Registry
+from containerd_aio.events.resync import unlisted
+from containerd_aio.events.status import Statistics, Status, StatusState
+from containerd_aio.events.stream import Envelopes, subscribe
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterable
+
+    from anyio.abc import TaskGroup
+
+    from containerd_aio._transport.connections import Connections
+    from containerd_aio.events.exits import ExitStatus
+    from containerd_aio.events.subscription import Subscription
+
+# Nobody subscribes to it, and consumers never see it. The payload is Empty, which every tool can print.
+SENTINEL_TOPIC = "/containerd-aio/sync/"
+SENTINEL_NAMESPACE = "containerd-aio"
+SENTINEL_INTERVAL = 0.02
+
+# Held this long, a connection is a good one and the next loss is tried again at once.
+STABLE_AFTER = 5.0
+
+_log = structlog.get_logger(__name__)
+
+
+class EventHub:
+    """Feeds the registry and the subscribers of one client; run by the client's task group.
+
+    Args:
+        connections: The connections of the client.
+        heartbeat: Seconds without traffic after which the daemon is asked for a sign of life.
+        patience: Seconds within which a sentinel must come back.
+        backoff: Delays between attempts to reconnect.
+
+    Attributes:
+        registry: What is known of every task.
+        status: The state of the stream.
+    """
+
+    def __init__(
+        self,
+        connections: Connections,
+        *,
+        heartbeat: float = 30.0,
+        patience: float = 5.0,
+        backoff: Backoff | None = None,
+    ) -> None:
+        self.registry = Registry()
+        self.status = Status("disconnected", datetime.now(UTC), "not started")
+        self._connections = connections
+        self._heartbeat = heartbeat
+        self._patience = patience
+        self._backoff = backoff or Backoff()
+        channel: Any = NamespacedChannel(connections, connections.rpc, SENTINEL_NAMESPACE)
+        self._publisher = EventsStub(channel)
+        self._inquiry = Inquiry(connections)
+        self._subscribers: set[Subscription] = set()
+        self._echoes: dict[str, anyio.Event] = {}
+        self._waiters: dict[ProcessRecord, anyio.Event] = {}
+        self._status_queues: set[deque[Status]] = set()
+        self._changed = anyio.Event()
+        self._buffer: list[EnvelopeView] | None = None
+        self._tasks: TaskGroup | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._failure: ContainerdError | None = None
+        self._attempts = 0
+        self._lost_at: datetime | None = None
+        self._lost_reason = ""
+        self._last_traffic = 0.0
+        self._closed = False
+        self._events = self._sessions = self._resynced = self._malformed = 0
+
+    # --- life ---------------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Hold a session, and after it the next, until cancelled."""
+        loop = asyncio.get_running_loop()
+        try:
+            async with anyio.create_task_group() as self._tasks:
+                while True:
+                    began = loop.time()
+                    error = await self._session()
+                    if self.status.state == "connected" and loop.time() - began > STABLE_AFTER:
+                        self._backoff.reset()
+                    self._attempts += 1
+                    self._failure = error
+                    self._lost(error)
+                    if isinstance(error, Unimplemented | InvalidArgument | Closed):
+                        return  # it would be the same the next time
+                    await anyio.sleep(self._backoff.next())
+        finally:
+            self._close()
+
+    def _close(self) -> None:
+        self._closed = True
+        self._tasks = None
+        if self._timer is not None:
+            self._timer.cancel()
+        for subscriber in list(self._subscribers):
+            subscriber.close()
+        for event in (*self._waiters.values(), *self._echoes.values()):
+            event.set()
+        self._changed.set()
+
+    def _lost(self, error: ContainerdError) -> None:
+        if self._lost_at is None:
+            self._lost_at, self._lost_reason = datetime.now(UTC), str(error)
+        if self.status.state != "disconnected":
+            _log.warning("event stream lost", reason=str(error), address=str(self._connections.address))
+        self._set_status("disconnected", str(error))
+        for event in self._echoes.values():
+            event.set()
+
+    async def _session(self) -> ContainerdError:
+        """Hold one subscription from end to end; return why it ended."""
+        self._buffer = []
+        ended: list[ContainerdError] = []
+        try:
+            async with subscribe(self._connections.events) as envelopes, anyio.create_task_group() as group:
+                group.start_soon(self._read, envelopes, ended, group.cancel_scope)
+                try:
+                    await self._handshake()
+                    self._set_status("resyncing", "listing tasks")
+                    await self._resync()
+                    await self._watch()
+                except ContainerdError as error:
+                    ended.append(error)
+                group.cancel_scope.cancel()
+        except ContainerdError as error:
+            ended.append(error)
+        return ended[0]
+
+    async def _read(
+        self, envelopes: Envelopes, ended: list[ContainerdError], scope: anyio.CancelScope
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            async for data in envelopes:
+                self._last_traffic = loop.time()
+                self._take(data)
+            ended.append(ContainerdError("containerd ended the event stream"))
+        except ContainerdError as error:
+            ended.append(error)
+        scope.cancel()
+
+    # --- a session's steps --------------------------------------------------------------------------------------------
+
+    async def _handshake(self) -> None:
+        """Publish sentinels until one comes back: containerd never says when a subscription has begun."""
+        topic, echo = self._expect_echo()
+        try:
+            with anyio.fail_after(self._patience):
+                while not echo.is_set():
+                    await self._publish(topic)
+                    with anyio.move_on_after(SENTINEL_INTERVAL):
+                        await echo.wait()
+        except TimeoutError:
+            raise ContainerdError("the event stream stood, but nothing published came back on it") from None
+        finally:
+            del self._echoes[topic]
+
+    async def _resync(self) -> None:
+        """Compare the daemon's tasks with those we believe in, tell the difference, then go live."""
+        first = self._sessions == 0
+        states, namespaces = await self._inquiry.all_tasks()
+        if self._lost_at is not None and not first:
+            gap = Gap(self._lost_at, datetime.now(UTC), self._lost_reason)
+            for subscriber in self._subscribers:
+                subscriber.interrupt(gap)
+        self._lost_at = None
+        now = asyncio.get_running_loop().time()
+        believed = list(self.registry.open_incarnations())
+        told: set[tuple[str, tuple[str, str]]] = set()
+        for state in states:
+            effects = self.registry.observed(state, now, tell=not first)
+            told.update((e.event.topic, state.key) for e in effects if isinstance(e, Synthesised))
+            self._carry_out(effects)
+        for incarnation in unlisted(believed, {s.key for s in states}, namespaces):
+            self._carry_out([Confirm(incarnation)])
+        self._go_live(told)
+
+    def _go_live(self, told: set[tuple[str, tuple[str, str]]]) -> None:
+        buffered, self._buffer = self._buffer or [], None
+        for view in buffered:
+            if view.topic in {"/tasks/create", "/tasks/start"}:
+                container_id = getattr(view.event, "container_id", "")
+                if (view.topic, (view.namespace, container_id)) in told:
+                    continue  # just told as found by the listing
+            self._dispatch(view)
+        self._sessions += 1
+        self._failure = None
+        self._set_status("connected")
+
+    async def _watch(self) -> None:
+        """Ask for a sign of life whenever the stream has been silent for long; return never, raise when none comes."""
+        loop = asyncio.get_running_loop()
+        while True:
+            idle = loop.time() - self._last_traffic
+            if idle < self._heartbeat:
+                await anyio.sleep(self._heartbeat - idle)
+                continue
+            topic, echo = self._expect_echo()
+            try:
+                with anyio.fail_after(self._patience):
+                    await self._publish(topic)
+                    await echo.wait()
+            except (TimeoutError, ContainerdError) as exc:
+                self._set_status("degraded", "no sign of life")
+                raise ContainerdError(
+                    f"containerd gave no sign of life on the event stream for {self._patience:g} s"
+                ) from exc
+            finally:
+                del self._echoes[topic]
+
+    # --- what arrives -------------------------------------------------------------------------------------------------
+
+    def _take(self, data: bytes) -> None:
+        try:
+            view = decode_envelope(data)
+        except ValueError as exc:
+            self._malformed += 1
+            _log.warning("an event could not be read", error=str(exc), size=len(data))
+            return
+        if view.topic.startswith(SENTINEL_TOPIC):
+            echo = self._echoes.get(view.topic)
+            if echo is not None:
+                echo.set()
+        elif self._buffer is not None:
+            self._buffer.append(view)
+        else:
+            self._dispatch(view)
+
+    def _dispatch(self, view: EnvelopeView) -> None:
+        self._events += 1
+        deliver = True
+        if view.topic.startswith("/tasks/"):
+            effects, deliver = self.registry.event(view.event, asyncio.get_running_loop().time())
+            self._carry_out(effects)
+        if deliver:
+            for subscriber in self._subscribers:
+                subscriber.offer(view)
+
+    def _carry_out(self, effects: Iterable[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Decided(process):
+                    waiter = self._waiters.pop(process, None)
+                    if waiter is not None:
+                        waiter.set()
+                case Synthesised(event):
+                    self._resynced += 1
+                    for subscriber in self._subscribers:
+                        subscriber.offer(event)
+                case Confirm(incarnation):
+                    self._spawn(self._confirm, incarnation)
+                case CheckOOM(incarnation):
+                    self._spawn(self._check_oom, incarnation)
+                case Amended():
+                    pass  # the record has changed; who holds it sees it
+        self._arm_timer()
+
+    def _spawn(self, function: Callable[[Incarnation], object], incarnation: Incarnation) -> None:
+        if self._tasks is not None:
+            self._tasks.start_soon(function, incarnation)  # type: ignore[arg-type]
+
+    async def _confirm(self, incarnation: Incarnation) -> None:
+        answer = await self._inquiry.task(*incarnation.key)
+        now = asyncio.get_running_loop().time()
+        if answer == "missing":
+            self._carry_out(self.registry.missing(incarnation, now, tell=True))
+        elif answer == "unclear":
+            self.registry.unclear(incarnation, now)
+            self._arm_timer()
+        else:
+            self._carry_out(self.registry.observed(answer, now))
+
+    async def _check_oom(self, incarnation: Incarnation) -> None:
+        killed = await self._inquiry.oom_killed(*incarnation.key)
+        self._carry_out(self.registry.oom_checked(incarnation, killed, asyncio.get_running_loop().time()))
+
+    def _arm_timer(self) -> None:
+        deadline = self.registry.next_deadline()
+        if self._timer is not None:
+            if deadline == self._timer.when() and not self._timer.cancelled():
+                return
+            self._timer.cancel()
+            self._timer = None
+        if deadline is not None and not self._closed:
+            self._timer = asyncio.get_running_loop().call_at(deadline, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self._carry_out(self.registry.tick(asyncio.get_running_loop().time()))
+
+    # --- for the client -----------------------------------------------------------------------------------------------
+
+    async def ready(self) -> None:
+        """Wait until the stream is live and in step.
+
+        Raises:
+            ContainerdError: Every attempt since this call failed; the first failure is raised.
+            Closed: The client was closed.
+        """
+        attempts = self._attempts
+        while self.status.state != "connected":
+            if self._closed:
+                raise self._failure or Closed("the client is closed")
+            if self._attempts > attempts and self._failure is not None:
+                raise self._failure
+            await self._changed.wait()
+
+    async def barrier(self) -> None:
+        """Return when every event that containerd published before this call has been dispatched.
+
+        After a break of the stream it returns once the resync is done.
+
+        Raises:
+            ContainerdError: The daemon can't be reached, or what was published does not come back.
+        """
+        await self.ready()
+        topic, echo = self._expect_echo()
+        try:
+            await self._publish(topic)
+            with anyio.fail_after(self._patience):
+                await echo.wait()
+        except TimeoutError:
+            raise ContainerdError("what was published did not come back on the event stream") from None
+        finally:
+            del self._echoes[topic]
+        await self.ready()
+
+    async def wait(self, process: ProcessRecord) -> ExitStatus:
+        """Return the exit of `process` as soon as it is decided; it may be cancelled without harm.
+
+        Raises:
+            Closed: The client was closed first.
+        """
+        while process.exit is None:
+            if self._closed:
+                raise Closed("the client was closed while the process ran; its exit is not known")
+            waiter = self._waiters.get(process)
+            if waiter is None:
+                waiter = self._waiters[process] = anyio.Event()
+            try:
+                await waiter.wait()
+            finally:
+                if not waiter.is_set() and not waiter.statistics().tasks_waiting:
+                    self._waiters.pop(process, None)
+        return process.exit
+
+    def tell(self, effects: Iterable[Effect]) -> None:
+        """Carry out what followed from evidence that the client itself gave to the registry."""
+        self._carry_out(effects)
+
+    def attach(self, subscription: Subscription) -> None:
+        """Begin to hand events to `subscription`."""
+        self._subscribers.add(subscription)
+
+    def detach(self, subscription: Subscription) -> None:
+        """Stop handing events to `subscription`."""
+        self._subscribers.discard(subscription)
+
+    async def statuses(self) -> AsyncIterator[Status]:
+        """Yield the present status, then every change."""
+        queue: deque[Status] = deque([self.status], maxlen=64)
+        self._status_queues.add(queue)
+        try:
+            while True:
+                while queue:
+                    yield queue.popleft()
+                if self._closed:
+                    return
+                await self._changed.wait()
+        finally:
+            self._status_queues.discard(queue)
+
+    def statistics(self) -> Statistics:
+        """Return the counters."""
+        return Statistics(
+            events=self._events,
+            sessions=self._sessions,
+            resynced=self._resynced,
+            stale_exits=self.registry.stale_exits,
+            duplicate_exits=self.registry.duplicate_exits,
+            malformed=self._malformed,
+            subscribers=len(self._subscribers),
+            open_tasks=sum(1 for _ in self.registry.open_incarnations()),
+        )
+
+    # --- small things -------------------------------------------------------------------------------------------------
+
+    def _expect_echo(self) -> tuple[str, anyio.Event]:
+        topic, echo = SENTINEL_TOPIC + token_hex(16), anyio.Event()
+        self._echoes[topic] = echo
+        return topic, echo
+
+    async def _publish(self, topic: str) -> None:
+        await self._publisher.publish(
+            PublishRequest(topic=topic, event=AnyMessage(type_url="google.protobuf.Empty")),
+            timeout=self._patience,
+        )
+
+    def _set_status(self, state: StatusState, reason: str = "") -> None:
+        if (state, reason) == (self.status.state, self.status.reason):
+            self._wake()
+            return
+        self.status = Status(state, datetime.now(UTC), reason)
+        for queue in self._status_queues:
+            queue.append(self.status)
+        self._wake()
+
+    def _wake(self) -> None:
+        changed, self._changed = self._changed, anyio.Event()
+        changed.set()

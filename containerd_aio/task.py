@@ -1,0 +1,483 @@
+"""Processes in containers: the task, which is a container's init process and all around it, and execs."""
+
+from __future__ import annotations
+
+import signal as signals
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import anyio
+import structlog
+
+from containerd_aio import typeurl
+from containerd_aio._identifiers import check_identifier
+from containerd_aio.api.containerd.services.tasks.v1 import (
+    CloseIoRequest,
+    DeleteProcessRequest,
+    DeleteTaskRequest,
+    ExecProcessRequest,
+    GetRequest,
+    KillRequest,
+    ListPidsRequest,
+    PauseTaskRequest,
+    ResizePtyRequest,
+    ResumeTaskRequest,
+    StartRequest,
+)
+from containerd_aio.api.containerd.v1.types import Status as RawStatus
+from containerd_aio.errors import (
+    ContainerdError,
+    DeadlineExceeded,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    Unknown,
+)
+from containerd_aio.events.exits import ExitStatus
+from containerd_aio.events.inquiry import task_state
+from containerd_aio.events.records import Incarnation, ProcessRecord
+from containerd_aio.events.timestamps import to_ns
+from containerd_aio.stdio import null
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from types import TracebackType
+
+    from anyio.abc import ByteReceiveStream, ByteSendStream
+
+    from containerd_aio._scope import Scope
+    from containerd_aio.stdio.creators import IOCreator
+    from containerd_aio.stdio.process_io import Captured, ProcessIO
+
+__all__ = ["ExitStatus", "Process", "ProcessStatus", "Task"]
+
+ProcessStatus = Literal["created", "running", "paused", "pausing", "stopped", "unknown"]
+"""State of a process, in containerd's words."""
+
+# Seconds that copied output may still take to arrive once the process is dead: a grandchild may hold it open for ever.
+DRAIN_TIMEOUT = 5.0
+# Seconds for undoing something after a failure or a cancellation.
+_UNDO_TIMEOUT = 10.0
+
+_log = structlog.get_logger(__name__)
+
+
+class Process:
+    """A process in a container: started, waited for, signalled, deleted.
+
+    Made by `Task.exec`, or it is a `Task`. As an async context manager it kills and deletes what is left of the process
+    at the end, after its output has been read.
+
+    Attributes:
+        id: The exec id; for a task the container's id.
+        container_id: Id of the container.
+        stdin: Stream to its stdin, with ``stdio.pipes(stdin=True)``; else None.
+        stdout: Stream of its stdout, with ``stdio.pipes()``; else None.
+        stderr: Stream of its stderr, with ``stdio.pipes()``; else None.
+    """
+
+    def __init__(self, scope: Scope, record: ProcessRecord, io: ProcessIO | None) -> None:
+        self._scope = scope
+        self._record = record
+        self._io = io
+        self._tasks = scope.services.tasks
+        self._log = _log.bind(
+            namespace=scope.namespace, container_id=self.container_id, exec_id=record.exec_id or None
+        )
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._record.name} pid={self.pid} {self._record.exit or ''}>"
+
+    # --- what is known ------------------------------------------------------------------------------------------------
+
+    @property
+    def id(self) -> str:
+        """The exec id; for a task the container's id."""
+        return self._record.name
+
+    @property
+    def container_id(self) -> str:
+        """Id of the container."""
+        return self._record.incarnation.container_id
+
+    @property
+    def pid(self) -> int | None:
+        """Process id in the host's pid namespace; None while it is not known."""
+        return self._record.pid
+
+    @property
+    def exit_status(self) -> ExitStatus | None:
+        """How it ended; None while that is not known. A late OOM report may still set ``oom_killed``."""
+        return self._record.exit
+
+    @property
+    def stdin(self) -> ByteSendStream | None:
+        """Stream to its stdin; closing it closes the stdin of the process."""
+        return self._io.stdin if self._io else None
+
+    @property
+    def stdout(self) -> ByteReceiveStream | None:
+        """Stream of its stdout."""
+        return self._io.stdout if self._io else None
+
+    @property
+    def stderr(self) -> ByteReceiveStream | None:
+        """Stream of its stderr."""
+        return self._io.stderr if self._io else None
+
+    @property
+    def captured(self) -> Captured | None:
+        """What ``stdio.capture()`` collected so far; complete after `delete`."""
+        return self._io.captured if self._io else None
+
+    # --- verbs --------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Start it.
+
+        Raises:
+            FailedPrecondition: It was started before.
+            NotFound: The process or its container is gone.
+            Unknown: The runtime could not start it; the text is runc's (a missing binary, for example).
+        """
+        hub = self._scope.core.hub
+        try:
+            reply = await self._tasks.start(
+                StartRequest(container_id=self.container_id, exec_id=self._record.exec_id)
+            )
+        except ContainerdError:
+            hub.registry.start_failed(self._record)
+            raise
+        hub.tell(hub.registry.started(self._record, reply.pid, anyio.current_time()))
+        if self._io is not None:
+            self._io.started()
+
+    async def wait(self, *, timeout: float | None = None) -> ExitStatus:
+        """Wait until it has ended and return how.
+
+        It may be called before the start, after the exit, by many at once, and cancelled without harm. A lost connection
+        or a restart of containerd is not an exit: the wait goes on and resolves with the truth, or, when the daemon has
+        lost it, with code 255 and ``unknown=True``. It does not wait for the output to be read.
+
+        Args:
+            timeout: Seconds; None waits for ever.
+
+        Raises:
+            DeadlineExceeded: It still runs after `timeout`; it goes on running.
+            Closed: The client was closed meanwhile.
+        """
+        hub = self._scope.core.hub
+        try:
+            with anyio.fail_after(timeout):
+                return await hub.wait(self._record)
+        except TimeoutError:
+            raise DeadlineExceeded(f"{self._record.name} had not ended after {timeout:g} s") from None
+
+    async def kill(self, signal: int | str = signals.SIGTERM, *, all: bool = False) -> None:  # noqa: A002
+        """Send a signal.
+
+        The init process of a container ignores signals it has no handler for, SIGTERM too: escalate to SIGKILL.
+
+        Args:
+            signal: Number or name (``"SIGTERM"`` or ``"TERM"``).
+            all: Signal every process of the container (Go: ``WithKillAll``).
+
+        Raises:
+            InvalidArgument: There is no such signal.
+            NotFound: It has ended already, or is gone.
+            FailedPrecondition: It was not started (execs).
+        """
+        await self._tasks.kill(
+            KillRequest(
+                container_id=self.container_id,
+                exec_id=self._record.exec_id,
+                signal=parse_signal(signal),
+                all=all,
+            )
+        )
+
+    async def status(self) -> ProcessStatus:
+        """Ask containerd for its state.
+
+        Raises:
+            NotFound: It was deleted.
+        """
+        process = await self._get()
+        return _STATUS.get(process.status, "unknown")
+
+    async def _get(self) -> Any:
+        reply = await self._tasks.get(
+            GetRequest(container_id=self.container_id, exec_id=self._record.exec_id)
+        )
+        if reply.process is None:
+            raise NotFound(f"containerd says nothing about {self._record.name}")
+        return reply.process
+
+    async def resize(self, width: int, height: int) -> None:
+        """Set the size of its terminal, in cells; without a terminal nothing happens."""
+        await self._tasks.resize_pty(
+            ResizePtyRequest(
+                container_id=self.container_id, exec_id=self._record.exec_id, width=width, height=height
+            )
+        )
+
+    async def close_io(self) -> None:
+        """Let the shim close its side of the stdin (Go: ``CloseIO(WithStdinCloser)``).
+
+        The process sees the end of its stdin once our side is closed too; ``stdin.aclose()`` does both.
+        """
+        await self._tasks.close_io(
+            CloseIoRequest(container_id=self.container_id, exec_id=self._record.exec_id, stdin=True)
+        )
+
+    async def delete(self, *, kill: bool = False, drain_timeout: float = DRAIN_TIMEOUT) -> ExitStatus:
+        """Remove what is left of it, after its output has been read, and return how it ended.
+
+        Args:
+            kill: Kill it first if it runs (Go: ``WithProcessKill``).
+            drain_timeout: Seconds that copied output may still take to arrive; more is given up with a warning.
+
+        Raises:
+            FailedPrecondition: It runs, and `kill` is not set.
+        """
+        if kill:
+            await self._kill_and_wait()
+        elif self._record.exit is None:
+            await self._refuse_if_running()
+        await self._drain(drain_timeout)
+        status = await self._delete_rpc()
+        if self._io is not None and self._io.stdout is None:
+            # With pipes, the rest can still be read; they are closed by `aclose` or the end of the `async with`.
+            await self._io.aclose()
+        return status
+
+    async def _kill_and_wait(self) -> None:
+        if self._record.exit is not None:
+            return
+        try:
+            await self.kill(signals.SIGKILL, all=not self._record.exec_id)
+        except (NotFound, FailedPrecondition):
+            pass  # it has ended, or was never started
+        except Unknown as exc:
+            self._log.debug("kill failed", error=str(exc))
+        if self._record.started:
+            await self._scope.core.hub.wait(self._record)
+
+    async def _refuse_if_running(self) -> None:
+        """Learn the exit from containerd if its event is still on the way; refuse while it runs."""
+        try:
+            process = await self._get()
+        except NotFound:
+            return
+        if process.status in {RawStatus.RUNNING, RawStatus.PAUSED, RawStatus.PAUSING}:
+            raise FailedPrecondition(
+                f"{self._record.name} is {_STATUS[process.status]}; kill it first, or delete(kill=True)"
+            )
+        if process.status == RawStatus.STOPPED and not self._record.exec_id:
+            hub = self._scope.core.hub
+            state = task_state(self._scope.namespace, process, "get")
+            hub.tell(hub.registry.observed(state, anyio.current_time()))
+            await hub.wait(self._record)  # its OOM question can only be answered before the delete
+
+    async def _drain(self, timeout: float) -> None:
+        if self._io is not None and not await self._io.wait_drained(timeout):
+            self._log.warning(
+                "output is still open after the exit; what comes later is lost", waited_seconds=timeout
+            )
+
+    async def _delete_rpc(self) -> ExitStatus:
+        try:
+            reply = await self._request_delete()
+        except NotFound:
+            return self._record.exit or ExitStatus(code=255, unknown=True, source="missing")
+        except Unknown as exc:
+            if "cannot delete a running process" in exc.message:
+                raise FailedPrecondition(exc.message, method=exc.method) from exc
+            raise
+        at = reply.exited_at
+        status = ExitStatus(
+            code=reply.exit_status,
+            exited_at_ns=(to_ns(at.seconds, at.nanos) or None) if at else None,
+            pid=reply.pid,
+            source="delete",
+        )
+        hub = self._scope.core.hub
+        hub.tell(hub.registry.deleted(self._record, status, anyio.current_time()))
+        return self._record.exit or status
+
+    async def _request_delete(self) -> Any:
+        return await self._tasks.delete_process(
+            DeleteProcessRequest(container_id=self.container_id, exec_id=self._record.exec_id)
+        )
+
+    async def aclose(self) -> None:
+        """Close our side of its standard streams; the process itself is left alone."""
+        if self._io is not None:
+            await self._io.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        """Delete it, killing it if need be; an error of the body is not replaced by one of the clean-up."""
+        with anyio.CancelScope(shield=True):
+            try:
+                with anyio.fail_after(_UNDO_TIMEOUT * 3):
+                    await self.delete(kill=True)
+            except (ContainerdError, TimeoutError) as failure:
+                if exc is None:
+                    raise
+                self._log.warning("not cleaned up", error=str(failure))
+            finally:
+                await self.aclose()
+
+    def start_io(self) -> None:
+        """Begin to copy its standard streams; called before the request that makes it."""
+        if self._io is not None:
+            self._io.start(self._scope.core.task_group, close_stdin=self.close_io, resize=self.resize)
+
+
+class Task(Process):
+    """A running container: its init process, and what can be done to the whole of it."""
+
+    _record: ProcessRecord
+
+    @property
+    def incarnation(self) -> Incarnation:
+        """What the event core knows of this life of the container."""
+        return self._record.incarnation
+
+    async def pause(self) -> None:
+        """Freeze every process of the container.
+
+        Raises:
+            Unknown: It does not run; the text is the runtime's.
+        """
+        await self._tasks.pause(PauseTaskRequest(container_id=self.container_id))
+
+    async def resume(self) -> None:
+        """Thaw what `pause` froze.
+
+        Raises:
+            Unknown: It is not paused; the text is the runtime's.
+        """
+        await self._tasks.resume(ResumeTaskRequest(container_id=self.container_id))
+
+    async def pids(self) -> list[int]:
+        """Return the host pids of every process in the container."""
+        reply = await self._tasks.list_pids(ListPidsRequest(container_id=self.container_id))
+        return [process.pid for process in reply.processes]
+
+    async def exec(
+        self, exec_id: str, args: Sequence[str] | Mapping[str, Any], *, io: IOCreator | None = None
+    ) -> Process:
+        """Prepare another process in the container; `Process.start` runs it.
+
+        Args:
+            exec_id: Its id, unique in the container until it is deleted.
+            args: The command; environment, user and all else are those of the container's process. Or a whole OCI
+                process object.
+            io: Its standard streams; `stdio.null` by default.
+
+        Raises:
+            InvalidArgument: The id or the command is not valid.
+            AlreadyExists: There is an exec of that id.
+        """
+        check_identifier(exec_id, "exec id")
+        creator = io or null()
+        process = dict(args) if isinstance(args, dict) else await self._exec_process(args)
+        if not process.get("args"):
+            raise InvalidArgument(f"exec {exec_id!r}: the command is empty")
+        process["terminal"] = creator.terminal
+        await self._scope.core.live_hub()
+        process_io = await creator.create(exec_id, fifo_root=self._scope.core.fifo_root)
+        registry = self._scope.core.hub.registry
+        record = registry.exec_adding(self.incarnation, exec_id)
+        result = Exec(self._scope, record, process_io)
+        try:
+            result.start_io()
+            await result.add(process)
+        except BaseException:
+            registry.start_failed(record)
+            await process_io.aclose()
+            raise
+        return result
+
+    async def _exec_process(self, args: Any) -> dict[str, Any]:
+        if isinstance(args, str | bytes) or not all(isinstance(arg, str) for arg in args):
+            raise InvalidArgument(
+                f"a command is a list of strings, not {args!r}; for a shell: ['sh', '-c', ...]"
+            )
+        from containerd_aio.api.containerd.services.containers.v1 import GetContainerRequest
+
+        reply = await self._scope.services.containers.get(GetContainerRequest(id=self.container_id))
+        spec = typeurl.unpack(reply.container.spec) if reply.container and reply.container.spec else {}
+        process: dict[str, Any] = dict(spec.get("process") or {})
+        process["args"] = list(args)
+        return process
+
+    async def _request_delete(self) -> Any:
+        return await self._tasks.delete(DeleteTaskRequest(container_id=self.container_id))
+
+
+class Exec(Process):
+    """A process added to a running container."""
+
+    async def start(self) -> None:
+        """As `Process.start`; when it can't be started it is removed, so that its id can be used again."""
+        try:
+            await super().start()
+        except ContainerdError:
+            with anyio.move_on_after(_UNDO_TIMEOUT, shield=True):
+                try:
+                    await self._request_delete()
+                except ContainerdError as exc:
+                    self._log.debug("exec not removed", error=str(exc))
+                await self.aclose()
+            raise
+
+    async def add(self, process: dict[str, Any]) -> None:
+        """Add it to the container, with the OCI process object `process`."""
+        assert self._io is not None
+        config = self._io.config
+        await self._tasks.exec(
+            ExecProcessRequest(
+                container_id=self.container_id,
+                exec_id=self.id,
+                stdin=config.stdin,
+                stdout=config.stdout,
+                stderr=config.stderr,
+                terminal=config.terminal,
+                spec=typeurl.pack(process, typeurl.PROCESS),
+            )
+        )
+
+
+_STATUS: dict[int, ProcessStatus] = {
+    RawStatus.CREATED: "created",
+    RawStatus.RUNNING: "running",
+    RawStatus.STOPPED: "stopped",
+    RawStatus.PAUSED: "paused",
+    RawStatus.PAUSING: "pausing",
+}
+
+
+def parse_signal(signal: int | str) -> int:
+    """Return the number of a signal.
+
+    Raises:
+        InvalidArgument: There is no such signal.
+    """
+    if isinstance(signal, str):
+        name = signal.upper()
+        if name.isdigit():
+            return parse_signal(int(name))
+        name = name if name.startswith("SIG") else "SIG" + name
+        number = getattr(signals, name, None)
+        if not isinstance(number, signals.Signals):
+            raise InvalidArgument(f"there is no signal {signal!r}; give a name such as SIGTERM or a number")
+        return int(number)
+    if not 1 <= signal <= 64:
+        raise InvalidArgument(f"there is no signal {signal}; signals go from 1 to 64")
+    return int(signal)
