@@ -1,0 +1,145 @@
+"""Layers to snapshots: what makes a file system for containers of an image.
+
+For each layer an active snapshot is prepared, the daemon applies the layer to it, and it is committed under the layer's
+chain id (Go: core/unpack and rootfs.ApplyLayers). The names say all there is to know, so any number of clients may
+unpack the same image at the same time: whoever commits first wins and the others take over the result.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import anyio
+import structlog
+
+from containerd_aio.distribution.manifests import chain_id, chain_ids, diff_ids, is_layer, read_document
+from containerd_aio.errors import AlreadyExists, ContainerdError, DataLoss, InvalidArgument, NotFound
+from containerd_aio.services._convert import unique_name
+from containerd_aio.services.content import ContentStore
+from containerd_aio.services.diff import Diff
+from containerd_aio.services.leases import lease
+from containerd_aio.services.snapshots import SNAPSHOT_REF_LABEL, Snapshotter, resolve_snapshotter
+
+if TYPE_CHECKING:
+    from containerd_aio.distribution.manifests import ImageManifest
+    from containerd_aio.services.descriptor import Descriptor
+    from containerd_aio.services.stubs import Services
+
+__all__ = ["UNCOMPRESSED_LABEL", "chain_id", "snapshot_gc_label", "unpack"]
+
+UNCOMPRESSED_LABEL = "containerd.io/uncompressed"
+"""Label of a layer's blob: the digest of the layer when it is not compressed."""
+
+# Annotations of a layer under this prefix are handed to the snapshotter.
+_INHERITED = "containerd.io/snapshot/"
+
+_PREPARE_TRIES = 3
+_REMOVE_TIMEOUT = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """One layer to be unpacked: its blob, its diff id, the snapshot to be made and the one below."""
+
+    layer: Descriptor
+    diff_id: str
+    name: str
+    parent: str
+
+
+def snapshot_gc_label(snapshotter: str) -> str:
+    """Return the label of an image config that keeps the image's snapshots from being collected."""
+    return f"containerd.io/gc.ref.snapshot.{snapshotter}"
+
+
+async def unpack(
+    services: Services, manifest: ImageManifest, *, snapshotter: str | None = None, sync_fs: bool = False
+) -> str:
+    """Unpack an image whose content is in the content store.
+
+    It runs under the lease in force, or one of its own. What is unpacked already is not done again. When it fails or
+    is cancelled, no active snapshot stays behind.
+
+    Args:
+        services: Says which daemon and namespace.
+        manifest: The image.
+        snapshotter: Where to; by default the namespace's default, else ``overlayfs``.
+        sync_fs: Write every layer to the disk before going on (containerd 1.7 and later).
+
+    Returns:
+        Name of the committed snapshot with all layers, the parent for containers' snapshots; empty for an image
+        without layers.
+
+    Raises:
+        NotFound: A layer's blob or the config is missing.
+        InvalidArgument: The image is malformed.
+        DataLoss: A layer, unpacked, is not the one that the config names.
+    """
+    content = ContentStore(services)
+    what = f"image {manifest.target.digest}"
+    config = await read_document(content, manifest.config)
+    layers = [layer for layer in manifest.layers if is_layer(layer.media_type)]
+    diffs = diff_ids(config, len(layers), what)
+    if (config.get("rootfs") or {}).get("type", "layers") not in {"", "layers"}:
+        raise InvalidArgument(f"{what}: its root file system is not made of layers")
+    if not layers:
+        return ""
+    target = Snapshotter(services, await resolve_snapshotter(services, snapshotter))
+    chain = chain_ids(diffs)
+    async with lease(services):
+        parent = ""
+        for layer, diff, name in zip(layers, diffs, chain, strict=True):
+            step = _Step(layer, diff, name, parent)
+            if await _unpack_layer(services, target, step, sync_fs=sync_fs):
+                await content.update_labels(layer.digest, {UNCOMPRESSED_LABEL: diff})
+            parent = name
+        await content.update_labels(manifest.config.digest, {snapshot_gc_label(target.name): chain[-1]})
+    return chain[-1]
+
+
+async def _unpack_layer(services: Services, target: Snapshotter, step: _Step, *, sync_fs: bool) -> bool:
+    """Make the snapshot of one layer; False when it was there."""
+    labels = {SNAPSHOT_REF_LABEL: step.name}
+    labels |= {k: v for k, v in step.layer.annotations.items() if k.startswith(_INHERITED)}
+    for _ in range(_PREPARE_TRIES):
+        key = f"extract-{unique_name()} {step.name}"
+        try:
+            mounts = await target.prepare(key, step.parent, labels=labels)
+        except AlreadyExists:
+            if await target.exists(step.name):
+                return False
+            continue  # somebody has that key: take another
+        except BaseException:
+            # Cancelled or cut off: the daemon may have made it all the same.
+            await _remove(target, key)
+            raise
+        try:
+            applied = await Diff(services).apply(step.layer, mounts, sync_fs=sync_fs)
+            if applied.digest != step.diff_id:
+                raise DataLoss(  # noqa: TRY301 - the clean-up below is for this, too
+                    f"layer {step.layer.digest} unpacks to {applied.digest} and the image config says {step.diff_id}; "
+                    f"the image is inconsistent: build or pull it again"
+                )
+            await target.commit(step.name, key, labels=labels)
+        except AlreadyExists:
+            await _remove(target, key)
+            return False
+        except BaseException:
+            await _remove(target, key)
+            raise
+        return True
+    raise AlreadyExists(f"no free key for a snapshot in {target.name} after {_PREPARE_TRIES} tries")
+
+
+async def _remove(target: Snapshotter, key: str) -> None:
+    """Remove an active snapshot whatever happens around; what is left goes with the lease."""
+    with anyio.move_on_after(_REMOVE_TIMEOUT, shield=True):
+        try:
+            await target.remove(key)
+        except NotFound:
+            pass
+        except ContainerdError as exc:
+            structlog.get_logger().warning(
+                "snapshot not removed", snapshotter=target.name, key=key, error=str(exc)
+            )

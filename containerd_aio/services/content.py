@@ -1,0 +1,328 @@
+"""The content store: blobs by digest, and the ingests through which they come in."""
+
+from __future__ import annotations
+
+import builtins
+import hashlib
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Self, TypeVar
+
+import anyio
+import structlog
+from grpclib.const import Cardinality
+
+from containerd_aio.api.containerd.services.content.v1 import (
+    AbortRequest,
+    DeleteContentRequest,
+    InfoRequest,
+    ListContentRequest,
+    ListStatusesRequest,
+    ReadContentRequest,
+    ReadContentResponse,
+    StatusRequest,
+    UpdateRequest,
+)
+from containerd_aio.api.containerd.services.content.v1 import Info as RawInfo
+from containerd_aio.api.containerd.services.content.v1 import Status as RawStatus
+from containerd_aio.api.google.protobuf import FieldMask
+from containerd_aio.errors import (
+    ContainerdError,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    ResourceExhausted,
+)
+from containerd_aio.services._convert import label_mask, label_updates, to_datetime
+from containerd_aio.services._writer import Writer
+from containerd_aio.services.descriptor import check_digest
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterable, Mapping
+    from datetime import datetime
+
+    from containerd_aio.services.stubs import Services
+
+READ_ALL_LIMIT = 20 << 20
+"""Most bytes `ContentStore.read_all` returns by default (Go's limit for the JSON files of an import)."""
+
+T = TypeVar("T", int, str)
+
+# Clean-up must not hold up a cancelled caller for long; containerd drops an ingest after a day by itself.
+_DISCARD_TIMEOUT = 10.0
+
+_SERVICE = "/containerd.services.content.v1.Content/"
+
+
+@dataclass(frozen=True, slots=True)
+class ContentInfo:
+    """A blob as the daemon keeps it.
+
+    Attributes:
+        digest: Its digest.
+        size: Its size in bytes.
+        labels: Its labels.
+        created_at: When it was committed.
+        updated_at: When its labels were changed last.
+        raw: containerd's message.
+    """
+
+    digest: str
+    size: int
+    labels: Mapping[str, str]
+    created_at: datetime | None
+    updated_at: datetime | None
+    raw: RawInfo = field(repr=False, compare=False)
+
+    @classmethod
+    def from_raw(cls, raw: RawInfo | None) -> Self:
+        """Take over containerd's message."""
+        assert raw is not None
+        return cls(
+            raw.digest,
+            raw.size,
+            dict(raw.labels),
+            to_datetime(raw.created_at),
+            to_datetime(raw.updated_at),
+            raw,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class IngestStatus:
+    """A blob that is coming in.
+
+    Attributes:
+        ref: Name of the ingest.
+        offset: Bytes that have come.
+        total: Bytes that are expected; 0 if that is not known.
+        expected: Digest that is expected; empty if that is not known.
+        started_at: When it was begun.
+        updated_at: When the last bytes came.
+        raw: containerd's message.
+    """
+
+    ref: str
+    offset: int
+    total: int
+    expected: str
+    started_at: datetime | None
+    updated_at: datetime | None
+    raw: RawStatus = field(repr=False, compare=False)
+
+    @classmethod
+    def from_raw(cls, raw: RawStatus | None) -> Self:
+        """Take over containerd's message."""
+        assert raw is not None
+        return cls(
+            raw.ref,
+            raw.offset,
+            raw.total,
+            raw.expected,
+            to_datetime(raw.started_at),
+            to_datetime(raw.updated_at),
+            raw,
+        )
+
+
+class ContentStore:
+    """The content of one namespace.
+
+    Args:
+        services: The stubs to call.
+    """
+
+    def __init__(self, services: Services) -> None:
+        self._stub = services.content
+
+    async def info(self, digest: str) -> ContentInfo:
+        """Return what the daemon knows of a blob.
+
+        Raises:
+            NotFound: There is no such blob in this namespace.
+        """
+        reply = await self._stub.info(InfoRequest(digest=check_digest(digest)))
+        return ContentInfo.from_raw(reply.info)
+
+    async def exists(self, digest: str) -> bool:
+        """Tell whether a blob is there."""
+        try:
+            await self.info(digest)
+        except NotFound:
+            return False
+        return True
+
+    def read(self, digest: str, *, offset: int = 0, size: int | None = None) -> AsyncGenerator[bytes, None]:
+        """Yield the bytes of a blob in pieces of up to a few megabytes.
+
+        Wrap it in ``contextlib.aclosing`` if you may leave the loop early.
+
+        Args:
+            digest: The blob.
+            offset: First byte.
+            size: How many bytes; None reads to the end.
+
+        Raises:
+            InvalidArgument: A number is negative, or `digest` is not a digest.
+            NotFound: There is no such blob.
+            OutOfRange: `offset` lies behind the end.
+        """
+        check_digest(digest)
+        if offset < 0 or (size is not None and size < 0):
+            raise InvalidArgument(f"cannot read from offset {offset}, size {size}: neither may be negative")
+        return self._read(digest, offset, size)
+
+    async def _read(self, digest: str, offset: int, size: int | None) -> AsyncGenerator[bytes, None]:
+        if size == 0:  # the daemon takes 0 for "to the end"
+            return
+        async with self._stub.channel.request(
+            _SERVICE + "Read", Cardinality.UNARY_STREAM, ReadContentRequest, ReadContentResponse
+        ) as stream:
+            await stream.send_message(
+                ReadContentRequest(digest=digest, offset=offset, size=size or 0), end=True
+            )
+            async for reply in stream:
+                yield reply.data
+
+    async def read_all(self, digest: str, *, limit: int = READ_ALL_LIMIT) -> bytes:
+        """Return a whole blob.
+
+        Args:
+            digest: The blob.
+            limit: Refuse blobs with more bytes than this.
+
+        Raises:
+            NotFound: There is no such blob.
+            ResourceExhausted: It is larger than `limit`.
+        """
+        data = bytearray()
+        async with aclosing(self.read(digest)) as chunks:
+            async for chunk in chunks:
+                data += chunk
+                if len(data) > limit:
+                    raise ResourceExhausted(f"content {digest} is larger than {limit} bytes; use read()")
+        return bytes(data)
+
+    async def write(
+        self,
+        ref: str,
+        data: bytes | AsyncIterable[bytes],
+        *,
+        size: int | None = None,
+        expected: str | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> str:
+        """Put a blob into the store.
+
+        A blob that is there already counts as written; then the data may not have been read. An ingest `ref` that was
+        broken off is resumed: its bytes are skipped in `data`. When the writing fails or is cancelled, what has come
+        stays for another try; `abort` throws it away. While somebody else writes to `ref` this waits. Hold a lease,
+        or the blob may be collected before something refers to it.
+
+        Args:
+            ref: Name of the ingest: any text, the same for the same content.
+            data: The bytes.
+            size: How many there are; checked. Known by itself for `bytes`.
+            expected: Their digest; checked. With it a blob that is there is recognised before anything is sent.
+            labels: Labels of the blob; set on one that is there as well.
+
+        Returns:
+            The digest.
+
+        Raises:
+            InvalidArgument: `data` is not what `size` or `expected` says, or an argument is malformed.
+            FailedPrecondition: The ingest to be resumed has other bytes, or the digest is wrong.
+        """
+        if not ref:
+            raise InvalidArgument("the ref of a write is empty")
+        if expected is not None and not check_digest(expected).startswith("sha256:"):
+            raise InvalidArgument(f"cannot write {expected}: containerd keeps content by sha256 digests only")
+        if isinstance(data, bytes):
+            size = _agreed("size", size, len(data))
+            expected = _agreed("digest", expected, f"sha256:{hashlib.sha256(data).hexdigest()}")
+        elif not hasattr(data, "__aiter__"):
+            raise InvalidArgument(
+                f"cannot write a {type(data).__name__}; give bytes or an async iterable of bytes"
+            )
+        if size is not None and size < 0:
+            raise InvalidArgument(f"the size of a write is {size}")
+        writer = Writer(self._stub.channel, ref, size, expected, labels or {})
+        try:
+            digest = await writer.run(data)
+        except FailedPrecondition:
+            # What has come is wrong: nobody should resume it.
+            await self.discard(ref)
+            raise
+        if writer.existed and labels:
+            await self.update_labels(digest, labels)
+        return digest
+
+    async def update_labels(
+        self, digest: str, labels: Mapping[str, str | None], *, replace: bool = False
+    ) -> ContentInfo:
+        """Change labels.
+
+        Args:
+            digest: The blob.
+            labels: New values; None or an empty one removes the label.
+            replace: Remove all labels that are not named.
+
+        Raises:
+            NotFound: There is no such blob.
+        """
+        mask = FieldMask(paths=["labels"]) if replace else label_mask(labels)
+        if not mask.paths:
+            return await self.info(digest)
+        info = RawInfo(digest=check_digest(digest), labels=label_updates(labels))
+        reply = await self._stub.update(UpdateRequest(info=info, update_mask=mask))
+        return ContentInfo.from_raw(reply.info)
+
+    async def delete(self, digest: str) -> None:
+        """Remove a blob from this namespace.
+
+        Raises:
+            NotFound: There is no such blob.
+        """
+        await self._stub.delete(DeleteContentRequest(digest=check_digest(digest)))
+
+    async def list(self, *filters: str) -> builtins.list[ContentInfo]:
+        """Return the blobs that match any of `filters` (containerd's filter language), or all."""
+        request = ListContentRequest(filters=[*filters])
+        return [ContentInfo.from_raw(raw) async for reply in self._stub.list(request) for raw in reply.info]
+
+    async def status(self, ref: str) -> IngestStatus:
+        """Return how far an ingest has come.
+
+        Raises:
+            NotFound: There is no such ingest.
+        """
+        return IngestStatus.from_raw((await self._stub.status(StatusRequest(ref=ref))).status)
+
+    async def statuses(self, *filters: str) -> builtins.list[IngestStatus]:
+        """Return the ingests that match any of `filters` (they know ``ref``), or all."""
+        reply = await self._stub.list_statuses(ListStatusesRequest(filters=[*filters]))
+        return [IngestStatus.from_raw(raw) for raw in reply.statuses]
+
+    async def abort(self, ref: str) -> None:
+        """Throw an ingest away.
+
+        Raises:
+            NotFound: There is no such ingest.
+        """
+        await self._stub.abort(AbortRequest(ref=ref))
+
+    async def discard(self, ref: str) -> None:
+        """Throw an ingest away if it is there, whatever else is going on: for clean-up."""
+        with anyio.move_on_after(_DISCARD_TIMEOUT, shield=True):
+            try:
+                await self.abort(ref)
+            except NotFound:
+                pass
+            except ContainerdError as exc:
+                structlog.get_logger().warning("ingest not aborted", ref=ref, error=str(exc))
+
+
+def _agreed(what: str, given: T | None, actual: T) -> T:
+    if given is not None and given != actual:
+        raise InvalidArgument(f"the data has the {what} {actual}, not {given}")
+    return actual
