@@ -1,0 +1,99 @@
+"""Options for labels, profiles, hidden paths, and the privileged container."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from containerd_aio.oci import _check as check
+from containerd_aio.oci._sections import linux, process
+from containerd_aio.oci.context import SpecContext, SpecOpt, compose
+from containerd_aio.oci.opts.capabilities import with_all_current_capabilities
+from containerd_aio.oci.opts.mounts import with_writeable_cgroupfs, with_writeable_sysfs
+from containerd_aio.oci.types import Spec
+
+
+def with_selinux_label(label: str) -> SpecOpt:
+    """Run the process under an SELinux label; empty means none (Go: WithSelinuxLabel).
+
+    Raises:
+        InvalidArgument: Not a string.
+    """
+    check.text("label", label)
+
+    def opt(_: SpecContext, spec: Spec) -> None:
+        process(spec)["selinuxLabel"] = label
+
+    return opt
+
+
+def with_apparmor_profile(profile: str) -> SpecOpt:
+    """Run the process under an AppArmor profile that is loaded; empty means none (Go: WithApparmorProfile).
+
+    Raises:
+        InvalidArgument: Not a string.
+    """
+    check.text("profile", profile)
+
+    def opt(_: SpecContext, spec: Spec) -> None:
+        process(spec)["apparmorProfile"] = profile
+
+    return opt
+
+
+def with_seccomp_unconfined() -> SpecOpt:
+    """Remove the seccomp filter (Go: WithSeccompUnconfined)."""
+
+    def opt(_: SpecContext, spec: Spec) -> None:
+        linux(spec).pop("seccomp", None)
+
+    return opt
+
+
+def _paths(what: str, paths: Iterable[str]) -> list[str]:
+    return [check.absolute(f"{what}[{at}]", path) for at, path in enumerate(check.texts(what, paths))]
+
+
+def with_masked_paths(paths: Iterable[str]) -> SpecOpt:
+    """Set the paths hidden from the container, instead of those the spec has; empty hides none (Go: WithMaskedPaths).
+
+    Raises:
+        InvalidArgument: A path is not absolute.
+    """
+    given = _paths("masked paths", paths)
+
+    def opt(_: SpecContext, spec: Spec) -> None:
+        linux(spec)["maskedPaths"] = list(given)
+
+    return opt
+
+
+def with_readonly_paths(paths: Iterable[str]) -> SpecOpt:
+    """Set the paths made read-only, instead of those the spec has; empty means none (Go: WithReadonlyPaths).
+
+    Raises:
+        InvalidArgument: A path is not absolute.
+    """
+    given = _paths("read-only paths", paths)
+
+    def opt(_: SpecContext, spec: Spec) -> None:
+        linux(spec)["readonlyPaths"] = list(given)
+
+    return opt
+
+
+def with_privileged() -> SpecOpt:
+    """Take the confinement away, all but devices (Go: WithPrivileged).
+
+    This process's own capabilities, no hidden or read-only paths, sysfs and cgroups writeable, no label, profile or
+    filter. For devices as well, add `with_all_devices_allowed` and `with_host_devices`, as ``ctr run --privileged`` does.
+    """
+    return compose(
+        with_all_current_capabilities(),
+        with_masked_paths(()),
+        with_readonly_paths(()),
+        with_writeable_sysfs(),
+        with_writeable_cgroupfs(),
+        with_selinux_label(""),
+        with_apparmor_profile(""),
+        with_seccomp_unconfined(),
+    )
