@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import math
 import time
-from typing import TYPE_CHECKING, Any, Protocol, Self, cast
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, cast
 
 import anyio
 from grpclib.client import Channel as _GrpclibChannel
+from grpclib.client import Handler
 from grpclib.client import Stream as _GrpclibStream
 from grpclib.config import Configuration
 from grpclib.const import Cardinality
@@ -26,6 +27,7 @@ from containerd_aio._transport.balance import BalancedDeadlineWrapper, BalancedW
 from containerd_aio._transport.codec import Codec
 from containerd_aio._transport.dial import explain_dial_failure
 from containerd_aio._transport.guard import check_request
+from containerd_aio._transport.receive import Receiver, ReceivingProtocol
 from containerd_aio.errors import (
     Closed,
     ConnectError,
@@ -45,6 +47,8 @@ if TYPE_CHECKING:
     from grpclib.protocol import EventsProcessor, H2Protocol
 
     from containerd_aio._transport.dial import Address
+
+T = TypeVar("T")
 
 # containerd's own limit, both ways (Go: defaults.DefaultMaxRecvMsgSize)
 MAX_MESSAGE = 16 << 20
@@ -125,6 +129,7 @@ class Stream(_GrpclibStream[Any, Any]):
     _finish: Callable[[BaseException | None], None] | None = None
     _wrapper_ctx: Any = None
     _exhausted = False
+    _receiver: Receiver
     _holds_slot = False
 
     def __init__(self, *args: Any, call: Call, short: bool, **kwargs: Any) -> None:
@@ -174,25 +179,40 @@ class Stream(_GrpclibStream[Any, Any]):
         self._send_message_done = True
         self._end_done = self._end_done or end
 
+    async def send_request(self, *, end: bool = False) -> None:
+        """Send the headers, and from then on receive by way of `Receiver`."""
+        await super().send_request(end=end)
+        connection = self._stream.connection
+        self._receiver = Receiver(
+            self._stream, window=_STREAM_WINDOW, limit=MAX_MESSAGE, write=connection._transport.write
+        )
+        self._stream.buffer = cast("Any", self._receiver)
+
     async def recv_message(self) -> Any | None:
         """Return the next message, or None at the end of the stream."""
+        data = await self._arrival(self._receiver.take)
+        if data is None:
+            return None
+        try:
+            return self._codec.decode(data, self._recv_type)
+        except ValueError as exc:
+            raise Internal(f"the reply is not a {self._recv_type.__name__}: {exc}") from exc
+
+    async def recv_encoded(self) -> list[bytes]:
+        """Return every message that is here, encoded, waiting for the first; an empty list at the end of the stream."""
+        return await self._arrival(self._receiver.take_all) or []
+
+    async def _arrival(self, take: Callable[[], T]) -> T | None:
+        """Return what `take` finds, waiting if there is nothing yet; None at the end of the stream."""
         if not self._recv_initial_metadata_done:
             await self.recv_initial_metadata()
-        with self._wrapper:
-            prefix = await self._stream.recv_data(5)
-            if not prefix:
+        while (found := take()) is None or found == []:
+            if self._receiver.exhausted:
                 self._exhausted = True
-                return None
-            size = int.from_bytes(prefix[1:], "big")
-            if size > MAX_MESSAGE:
-                raise ResourceExhausted(f"a message of {size} bytes came; the limit is {MAX_MESSAGE}")
-            if prefix[0]:
-                raise Internal("a compressed message came although none was asked for")
-            data = await self._stream.recv_data(size)
-            try:
-                return self._codec.decode(data, self._recv_type)
-            except ValueError as exc:
-                raise Internal(f"the reply is not a {self._recv_type.__name__}: {exc}") from exc
+                return found
+            with self._wrapper:
+                await self._receiver.wait()
+        return found
 
     def _raise_for_content_type(self, headers_map: dict[str, str]) -> None:
         if "grpc-status" not in headers_map:  # a refusal needs no content, and says more than a missing type
@@ -357,6 +377,9 @@ class Channel(_GrpclibChannel):
         if cardinality is not Cardinality.UNARY_UNARY or method in _WITHOUT_DEADLINE:
             return None
         return self.timeout * _SLOW_FACTOR if method in _SLOW else self.timeout
+
+    def _protocol_factory(self) -> H2Protocol:
+        return ReceivingProtocol(Handler(), self._config, self._h2_config)
 
     async def dial(self) -> None:
         """Connect now, if not connected.

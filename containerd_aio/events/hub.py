@@ -171,9 +171,10 @@ class EventHub:
     ) -> None:
         loop = asyncio.get_running_loop()
         try:
-            async for data in envelopes:
+            while batch := await envelopes.recv_encoded():
                 self._last_traffic = loop.time()
-                self._take(data)
+                for data in batch:
+                    self._take(data)
             ended.append(ContainerdError("containerd ended the event stream"))
         except ContainerdError as error:
             ended.append(error)

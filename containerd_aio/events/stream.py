@@ -20,8 +20,8 @@ SUBSCRIBE = "/containerd.services.events.v1.Events/Subscribe"
 class Envelopes(Protocol):
     """Envelopes in their wire form, in the order in which containerd sent them."""
 
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        """Iterate until the daemon ends the stream."""
+    async def recv_encoded(self) -> list[bytes]:
+        """Return all that have arrived, waiting for the first; none when the daemon has ended the stream."""
 
 
 @asynccontextmanager

@@ -15,7 +15,13 @@ from grpclib.server import Server
 from containerd_aio._transport.channel import Channel
 from containerd_aio._transport.dial import Address
 from containerd_aio.api.containerd.services.events.v1 import EventsBase
-from containerd_aio.api.containerd.services.tasks.v1 import GetRequest, GetResponse, TasksBase, WaitRequest, WaitResponse
+from containerd_aio.api.containerd.services.tasks.v1 import (
+    GetRequest,
+    GetResponse,
+    TasksBase,
+    WaitRequest,
+    WaitResponse,
+)
 from containerd_aio.api.containerd.services.version.v1 import VersionBase, VersionResponse
 from containerd_aio.api.containerd.types import Envelope
 from containerd_aio.api.google.protobuf import Any as AnyMessage

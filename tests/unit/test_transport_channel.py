@@ -146,9 +146,7 @@ async def test_g3_leaving_an_endless_stream_by_break_ends_it_at_the_server(fake:
 async def test_g4_an_unread_stream_does_not_stall_the_calls_beside_it(fake: Fake) -> None:
     fake.events.count, fake.events.size = 20, 1 << 20  # 20 MiB, five times grpclib's window
     async with fake.channel() as channel:
-        async with channel.request(
-            SUBSCRIBE, Cardinality.UNARY_STREAM, SubscribeRequest, Envelope
-        ) as stream:
+        async with channel.request(SUBSCRIBE, Cardinality.UNARY_STREAM, SubscribeRequest, Envelope) as stream:
             await stream.send_message(SubscribeRequest(), end=True)
             await stream.recv_message()
             await _until(lambda: stream._stream.data_received >= 4 << 20)
@@ -194,7 +192,9 @@ async def test_g6_the_connection_is_never_pinged(fake: Fake) -> None:
         errors.Unimplemented, errors.Internal, errors.Unknown, errors.DataLoss, errors.Unavailable, errors.Canceled,
     ],
 )  # fmt: skip
-async def test_g7_every_status_has_its_class_and_its_method(fake: Fake, cls: type[errors.ContainerdError]) -> None:
+async def test_g7_every_status_has_its_class_and_its_method(
+    fake: Fake, cls: type[errors.ContainerdError]
+) -> None:
     code = cls.code
     assert code is not None
     async with fake.channel() as channel:

@@ -35,7 +35,18 @@ def test_address_forms(text: str, path: str | None, host: str, port: int) -> Non
 
 
 @pytest.mark.parametrize(
-    "text", ["", "/", "@", "relative.sock", "unix://relative", "tcp://host", "tcp://host:0", "tcp://:1", "http://x:1"]
+    "text",
+    [
+        "",
+        "/",
+        "@",
+        "relative.sock",
+        "unix://relative",
+        "tcp://host",
+        "tcp://host:0",
+        "tcp://:1",
+        "http://x:1",
+    ],
 )
 def test_bad_addresses_are_refused_with_a_cure(text: str) -> None:
     with pytest.raises(InvalidArgument, match="address"):
@@ -121,7 +132,9 @@ async def test_g8_a_silent_peer_ends_the_dial_within_its_deadline(tmp_path: Path
     assert "frozen" in str(error)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may open every socket; the real-daemon test drops its rights")
+@pytest.mark.skipif(
+    os.geteuid() == 0, reason="root may open every socket; the real-daemon test drops its rights"
+)
 async def test_a_socket_without_permission(tmp_path: Path) -> None:
     path = tmp_path / "private.sock"
     with socket.socket(socket.AF_UNIX) as sock:

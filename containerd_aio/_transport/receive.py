@@ -1,0 +1,217 @@
+"""Reception of messages without h2's machinery for every DATA frame.
+
+h2 builds objects, a log text and state transitions for each frame; on the event path and in bulk reads that is nearly
+all of the work. DATA frames of our streams are therefore cut out of what the socket delivers and taken apart here;
+every other frame goes to h2 untouched (docs/decisions/0004, benchmarks/bench_stream.py).
+
+Flow control of those bytes is ours too. The connection's window is given back as bytes arrive, the stream's as its
+messages are taken: an unread stream holds at most one window of memory and never stalls its neighbours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING
+
+from grpclib.protocol import H2Protocol
+
+from containerd_aio.errors import Internal, ResourceExhausted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from grpclib.protocol import Stream
+
+_FRAME_HEADER = 9
+_DATA = 0
+_END_STREAM, _PADDED = 0x01, 0x08
+_MAX_FRAME = 16384  # what we announce, the protocol's default
+_PREFIX = 5  # of a gRPC message: compressed flag, length
+
+
+def _window_update(stream_id: int, size: int) -> bytes:
+    return b"\x00\x00\x04\x08\x00" + stream_id.to_bytes(4, "big") + size.to_bytes(4, "big")
+
+
+class Receiver:
+    """The messages of one stream: put together as frames arrive, handed out in order.
+
+    It stands in for grpclib's per-stream ``Buffer``.
+
+    Args:
+        stream: The stream.
+        window: Its receive window, in bytes.
+        limit: Largest message accepted, in bytes.
+        write: Writes to the connection.
+    """
+
+    def __init__(self, stream: Stream, *, window: int, limit: int, write: Callable[[bytes], None]) -> None:
+        self._stream = stream
+        self._window = window
+        self._limit = limit
+        self._write = write
+        self._messages: deque[tuple[bytes, int]] = deque()  # with the window to give back when it is taken
+        self._chunks: list[bytes] = []  # of the message that is still incomplete
+        self._have = 0
+        self._need = 0  # bytes until it is complete, prefix included; 0 while the prefix is not here
+        self._unreturned = 0
+        self._waiter: asyncio.Future[None] | None = None
+        self._ended = False
+        self._error: Exception | None = None
+
+    # --- from the connection ------------------------------------------------------------------------------------------
+
+    def feed(self, data: bytes, start: int, stop: int) -> None:
+        """Take the payload ``data[start:stop]`` of a DATA frame."""
+        self._stream.data_received += stop - start
+        while start < stop and self._error is None:
+            if not self._have and stop - start >= _PREFIX:
+                # The usual case: a message begins here. If it is whole, it is cut out at once.
+                end = start + self._size(data[start : start + _PREFIX])
+                if self._error is not None:
+                    break
+                if end <= stop:
+                    self._messages.append((data[start + _PREFIX : end], end - start))
+                    start = end
+                    continue
+            start = self._collect(data, start, stop)
+        if self._messages or self._error:
+            self._wake()
+
+    def _collect(self, data: bytes, start: int, stop: int) -> int:
+        """Add to an incomplete message; return the position behind what was taken."""
+        if not self._need:
+            prefix = b"".join(self._chunks) + data[start : min(stop, start + _PREFIX - self._have)]
+            if len(prefix) < _PREFIX:
+                self._chunks, self._have = [prefix], len(prefix)
+                return stop
+            start += len(prefix) - self._have
+            self._chunks, self._have, self._need = [], _PREFIX, self._size(prefix)
+            if self._error is not None:
+                return stop
+        end = min(stop, start + self._need - self._have)
+        self._chunks.append(data[start:end])
+        self._have += end - start
+        self._return(end - start)  # at once: a message larger than the window would wait for itself
+        if self._have == self._need:
+            self._messages.append((b"".join(self._chunks), _PREFIX))
+            self._chunks, self._have, self._need = [], 0, 0
+        return end
+
+    def _size(self, prefix: bytes) -> int:
+        size = int.from_bytes(prefix[1:], "big")
+        if prefix[0]:
+            self._error = Internal("a compressed message came although none was asked for")
+        elif size > self._limit:
+            self._error = ResourceExhausted(f"a message of {size} bytes came; the limit is {self._limit}")
+        return _PREFIX + size
+
+    def add(self, data: bytes, ack_size: int) -> None:
+        """Take data that went through h2 after all (padded frames)."""
+        self._stream.connection.ack(self._id, ack_size)
+        self.feed(data, 0, len(data))
+
+    def eof(self) -> None:
+        """Note that the peer has ended the stream."""
+        self._ended = True
+        self._wake()
+
+    def unacked_size(self) -> int:
+        """Return what h2 still has to acknowledge: nothing."""
+        return 0
+
+    # --- to the caller ------------------------------------------------------------------------------------------------
+
+    def take(self) -> bytes | None:
+        """Return the next message if it is here, else None."""
+        if self._messages:
+            message, size = self._messages.popleft()
+            self._return(size)
+            return message
+        if self._error is not None:
+            raise self._error
+        return None
+
+    def take_all(self) -> list[bytes]:
+        """Return every message that is here."""
+        if not self._messages and self._error is not None:
+            raise self._error
+        taken, self._messages = self._messages, deque()
+        self._return(sum(size for _, size in taken))
+        return [message for message, _ in taken]
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the stream has ended and nothing is left to take."""
+        return self._ended and not self._messages and self._error is None
+
+    async def wait(self) -> None:
+        """Return when there is a message, an error, or the end."""
+        if self._messages or self._error is not None or self._ended:
+            return
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _return(self, size: int) -> None:
+        """Give window back once half of it was used."""
+        self._unreturned += size
+        if self._unreturned * 2 >= self._window and not self._ended:
+            self._write(_window_update(self._id, self._unreturned))
+            self._unreturned = 0
+
+    @property
+    def _id(self) -> int:
+        assert self._stream.id is not None
+        return self._stream.id
+
+
+class ReceivingProtocol(H2Protocol):
+    """The HTTP/2 connection, with DATA frames of streams that have a `Receiver` taken past h2."""
+
+    _partial = b""
+    _unreturned = 0
+
+    def data_received(self, data: bytes) -> None:
+        """Take what the socket delivered; called by asyncio."""
+        if self._partial:
+            data = self._partial + data
+        position = passed = 0
+        end = len(data)
+        streams = self.processor.streams
+        while end - position >= _FRAME_HEADER:
+            size = int.from_bytes(data[position : position + 3], "big")
+            if size > _MAX_FRAME:
+                position = end  # not HTTP/2, or not as agreed: h2 knows what to do
+                break
+            stop = position + _FRAME_HEADER + size
+            if stop > end:
+                break
+            if data[position + 3] == _DATA and not data[position + 4] & (_PADDED | _END_STREAM):
+                stream = streams.get(int.from_bytes(data[position + 5 : position + 9], "big") & 0x7FFFFFFF)
+                if stream is not None and isinstance(stream.buffer, Receiver):
+                    if passed < position:
+                        super().data_received(data[passed:position])
+                    stream.buffer.feed(data, position + _FRAME_HEADER, stop)
+                    self._unreturned += size
+                    passed = stop
+            position = stop
+        if passed < position:
+            super().data_received(data[passed:position])
+        self._partial = data[position:]
+        self._return()
+
+    def _return(self) -> None:
+        if (
+            self._unreturned * 4 >= self.config.http2_connection_window_size
+            and not self.connection.is_closing()
+        ):
+            self.connection._transport.write(_window_update(0, self._unreturned))
+            self._unreturned = 0
