@@ -1,8 +1,9 @@
 """One write into the content store, message by message.
 
 What a message means to containerd: the first one names the ingest and opens it; every one must carry the offset
-reached so far, for offset 0 throws away what has come; a COMMIT may bring the last bytes along. After a COMMIT the daemon
-repeats its last answer, so the stream is read to its end.
+reached so far, for offset 0 throws away what has come; a COMMIT may bring the last bytes along. The COMMIT closes our side
+of the stream with it: the daemon ends the call right after its answer (which it repeats), and would otherwise reset the
+stream under our hands.
 """
 
 from __future__ import annotations
@@ -116,8 +117,8 @@ class Writer:
                     expected=self._digest or "",
                     labels=self._labels,
                 ),
+                end=True,
             )
-            await stream.end()
             async for _ in stream:
                 pass
 
@@ -146,33 +147,24 @@ class Writer:
 
         Without a digest from the caller the bytes are hashed here, so that a resumed ingest can't end up as a mixture.
         """
-        hashing = self._digest is None or offset > 0
         hasher = hashlib.sha256()
         seen = 0
-        resumed = offset == 0
         async with aclosing(pieces(data)) as chunks:
-            async for chunk in chunks:
-                fresh = chunk
-                if not resumed and seen + len(chunk) >= offset:
-                    head, fresh = chunk[: offset - seen], chunk[offset - seen :]
-                    hasher.update(head)
-                    self._check_prefix(hasher, prefix)
-                    resumed, hashing = True, self._digest is None
-                    seen += len(head)
-                elif not resumed:
-                    hasher.update(chunk)
-                    seen += len(chunk)
-                    continue
-                if hashing:
+            async for piece in chunks:
+                head, fresh = piece[: max(offset - seen, 0)], piece[max(offset - seen, 0) :]
+                hasher.update(head)
+                if head and seen + len(head) == offset and prefix not in {"", f"sha256:{hasher.hexdigest()}"}:
+                    raise self._mixed_up()
+                if self._digest is None:
                     hasher.update(fresh)
-                seen += len(fresh)
+                seen += len(piece)
                 if self._size is not None and seen > self._size:
                     raise InvalidArgument(
                         f"write {self._ref}: more than the {self._size} bytes that were announced"
                     )
                 if fresh:
                     yield fresh
-        if not resumed:
+        if seen < offset:
             raise self._mixed_up()
         if self._size is not None and seen != self._size:
             raise InvalidArgument(
@@ -181,22 +173,21 @@ class Writer:
         if self._digest is None:
             self._digest = f"sha256:{hasher.hexdigest()}"
 
-    def _check_prefix(self, hasher: Any, prefix: str) -> None:
-        if prefix and prefix != f"sha256:{hasher.hexdigest()}":
-            raise self._mixed_up()
-
     def _mixed_up(self) -> FailedPrecondition:
         return FailedPrecondition(
             f"write {self._ref}: the ingest of that name held other bytes than the data begins with; it was thrown away, "
             f"write again (and name an ingest after its content)"
         )
 
-    async def _exchange(self, stream: Any, request: WriteContentRequest) -> WriteContentResponse:
-        await stream.send_message(request)
+    async def _exchange(
+        self, stream: Any, request: WriteContentRequest, *, end: bool = False
+    ) -> WriteContentResponse:
+        await stream.send_message(request, end=end)
         reply: WriteContentResponse | None = await stream.recv_message()
         if reply is None:
             # The daemon has ended the call: its status says why.
-            await stream.end()
+            if not end:
+                await stream.end()
             await stream.recv_trailing_metadata()
             raise Internal(f"write {self._ref}: containerd ended the stream without an answer")
         return reply
