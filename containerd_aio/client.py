@@ -281,9 +281,10 @@ class Client(AsyncContextManagerMixin):
             InvalidArgument: It is not such an archive; the text says what is wrong.
         """
         from containerd_aio.distribution.archive import import_archive
+        from containerd_aio.image import Image
 
         async with self.lease():
-            images = await import_archive(self.services, source)
+            images = [Image(self.services, record) for record in await import_archive(self.services, source)]
             if unpack:
                 for image in images:
                     await image.unpack()

@@ -134,9 +134,12 @@ class Container:
 
         Raises:
             NotFound: It was deleted.
+            FailedPrecondition: It was made without a spec.
         """
         raw = (await self.info()).raw.spec
-        spec: Spec = typeurl.unpack(raw) if raw is not None else {}
+        if raw is None:
+            raise FailedPrecondition(f"container {self.id!r} has no spec")
+        spec: Spec = typeurl.unpack(raw)
         return spec
 
     async def new_task(self, *, io: IOCreator | None = None, rootfs: Sequence[Mount] | None = None) -> Task:
