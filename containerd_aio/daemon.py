@@ -19,7 +19,7 @@ import structlog
 from containerd_aio._daemon import cleanup
 from containerd_aio._daemon.cleanup import Layout
 from containerd_aio._daemon.config import LOG_LEVELS, generate
-from containerd_aio._daemon.logs import Follower
+from containerd_aio._daemon.logs import Follower, blame
 from containerd_aio._daemon.paths import directories, executable, socket_path, write_private
 from containerd_aio._daemon.probe import probe
 from containerd_aio._daemon.process import Guardian, WatchedProcess, spawn
@@ -350,13 +350,13 @@ class Daemon:
 
     async def _start(self) -> None:
         process: WatchedProcess | None = None
-        self._expected_end = False
+        self._expected_end = True  # until it is ready, its end is reported here and not by the watcher
         try:
             process = WatchedProcess(await anyio.to_thread.run_sync(self._launch))
             self._look_after(process)
             await self._await_ready(process)
+            self._expected_end = False
         except BaseException:
-            self._expected_end = True
             with anyio.CancelScope(shield=True):
                 # By what the kernel knows, not by what we hold: a cancelled launch may have succeeded.
                 await anyio.to_thread.run_sync(self._abort)
@@ -380,18 +380,27 @@ class Daemon:
                     return
                 with anyio.move_on_after(_POLL):
                     await process.exited.wait()
-        log = f"; the end of {self.log_file}:\n{await self._last_lines()}"
+        await self._read_log()
         if process.exited.is_set():
-            raise Unavailable(f"containerd did not start ({process}){log}")
+            raise Unavailable(f"containerd did not start ({process}){self._words()}")
         raise DeadlineExceeded(
-            f"containerd ({process}) was not ready within start_timeout={self._start_timeout:g} s: {problem}{log}"
+            f"containerd ({process}) was not ready within start_timeout={self._start_timeout:g} s: "
+            f"{problem}{self._words()}"
         )
 
-    async def _last_lines(self) -> str:
-        if self._follower is None:
-            return "  (nothing)"
-        await self._follower.drain()
-        return "\n".join(f"  {line}" for line in list(self._follower.recent)[-_SHOWN_LINES:]) or "  (nothing)"
+    async def _read_log(self) -> None:
+        if self._follower is not None:
+            await self._follower.drain()
+
+    def _words(self) -> str:
+        """The cause, as far as the log names one, and its last lines."""
+        lines = list(self._follower.recent)[-_SHOWN_LINES:] if self._follower is not None else []
+        if not lines:
+            return "; it logged nothing"
+        cause = blame(lines)
+        return "".join(
+            [f": {cause}" if cause else "", "\nThe end of its log:", *(f"\n  {line}" for line in lines)]
+        )
 
     # -- keeping ------------------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ may kill, freeze and restart. Nothing of this is set up for a test that doesn't 
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import importlib.util
 import inspect
@@ -278,20 +279,33 @@ def _leftovers() -> Iterator[str]:
                 yield f"dead shim socket: {path}"
 
 
-def _is_unit(request: pytest.FixtureRequest) -> bool:
-    return "unit" in Path(request.node.path).relative_to(REPOSITORY).parts
+def pytest_sessionstart() -> None:
+    """Say that there is no event loop: a plugin that asks for it would otherwise make one that nobody closes."""
+    asyncio.set_event_loop(None)
 
 
-@pytest.fixture(autouse=True)
-def _no_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
-    """After a unit test there are no more threads, tasks and descriptors than before."""
-    if not _is_unit(request):
-        yield
-        return
-    threads, descriptors = set(threading.enumerate()), _descriptors()
-    if inspect.iscoroutinefunction(getattr(request, "function", None)):
-        request.getfixturevalue("_no_leaked_tasks")
+_BEFORE = pytest.StashKey[tuple[set[threading.Thread], set[str]]]()
+
+
+def _is_unit(item: pytest.Item) -> bool:
+    return item.path.is_relative_to(REPOSITORY / "tests" / "unit")
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
+    """Note what there is before a unit test and its fixtures, event loop included."""
+    if _is_unit(item):
+        item.stash[_BEFORE] = set(threading.enumerate()), _descriptors()
     yield
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
+    """After a unit test and its fixtures there are no more threads and descriptors than before."""
+    yield
+    if not _is_unit(item):
+        return
+    threads, descriptors = item.stash[_BEFORE]
     for thread in set(threading.enumerate()) - threads:
         thread.join(2)  # anyio's idle worker threads end with the loop, a moment after it
         assert not thread.is_alive(), f"the test left a thread behind: {thread}"
@@ -301,10 +315,15 @@ def _no_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
     assert not leaked, f"the test left descriptors behind: {leaked}"
 
 
+@pytest.fixture(autouse=True)
+def _no_leaks(request: pytest.FixtureRequest) -> None:
+    """After an async unit test there are no more tasks in its loop than before."""
+    if _is_unit(request.node) and inspect.iscoroutinefunction(getattr(request, "function", None)):
+        request.getfixturevalue("_no_leaked_tasks")
+
+
 @pytest.fixture
 async def _no_leaked_tasks() -> AsyncIterator[None]:
-    import asyncio
-
     before = asyncio.all_tasks()
     yield
     for _ in range(5):  # what was cancelled needs a few rounds to end
@@ -317,7 +336,7 @@ def _descriptors() -> set[str]:
     found: set[str] = set()
     for entry in os.scandir("/proc/self/fd"):
         with suppress(OSError):
-            target = os.readlink(entry.path)
+            target = os.readlink(entry.path)  # noqa: PTH115
             if target.startswith(("socket:", "pipe:", "anon_inode:")):
                 found.add(f"{entry.name} -> {target}")
     return found

@@ -33,6 +33,8 @@ _KILL_TIMEOUT = 5.0
 _SHIM_DELETE_TIMEOUT = 10.0
 # Where the runc shim keeps runc's own state, whatever the daemon's state directory is.
 _RUNC_STATE = Path("/run/containerd/runc")
+#: What is sent to whole groups of processes: the guardian outlives it, to see what becomes of its parent.
+GUARDIAN_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 _CGROUPS = Path("/sys/fs/cgroup")
 
 
@@ -383,8 +385,9 @@ def guard(parent: int) -> None:
     Standard input carries lines: a layout as JSON (the last one counts), or ``done``. Both the end of input and the
     parent's pidfd are watched: a forked child of the parent may hold the pipe open after its death.
     """
-    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
-        signal.signal(signum, signal.SIG_IGN)
+    for signum in GUARDIAN_SIGNALS:
+        signal.signal(signum, lambda *_: None)  # not SIG_IGN: that would be inherited by what it runs
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, GUARDIAN_SIGNALS)
     layout: Layout | None = None
     poll = select.poll()
     poll.register(0, select.POLLIN)

@@ -19,9 +19,9 @@ import anyio.to_thread
 import structlog
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-_PAIR = re.compile(r'([^\s="]+)=("(?:[^"\\]|\\.)*"|\S*)(?:\s+|$)')
+_PAIR = re.compile(r'([^\s="]+)=("(?:[^"\\]|\\.)*"|[^\s"]*)(?:\s+|$)')
 # logrus' levels -> structlog's
 _LEVELS = {
     "trace": "debug",
@@ -69,6 +69,16 @@ def parse(text: str) -> Line:
     return Line(level, fields.pop("msg"), fields)
 
 
+def blame(lines: Sequence[str]) -> str:
+    """Say why a daemon ended, going by its last error; empty when the log names none."""
+    for text in reversed(lines):
+        line = parse(text)
+        if line.level in {"error", "critical"}:
+            error = line.fields.get("error")
+            return f"{line.message}: {error}" if error else line.message.removeprefix("containerd: ")
+    return ""
+
+
 def _unquote(text: str) -> str:
     if not text.startswith('"'):
         return text
@@ -111,7 +121,11 @@ class Follower:
     async def run(self) -> None:
         """Follow until cancelled; then hand on what is there by that time and close the file."""
         try:
-            watch = _watch(self._path)
+            try:
+                watch = _watch(self._path)
+            except OSError as error:  # the user's limit of inotify instances
+                self._logger.warning("containerd's log is not followed", error=str(error))
+                return
             try:
                 while True:
                     await self.drain()

@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Self
 
 import anyio
@@ -23,6 +23,7 @@ def spawn(
     stdin: int | None = None,
     output: str = os.devnull,
     keep_fd: int | None = None,
+    blocked: Collection[signal.Signals] = (),
 ) -> Handle:
     """Start a process in a session of its own and hold it by pidfd.
 
@@ -32,6 +33,7 @@ def spawn(
         stdin: Descriptor that becomes its standard input; None is /dev/null.
         output: File to which standard output and error are appended.
         keep_fd: A descriptor that it inherits besides, under the same number.
+        blocked: Signals that it starts with blocked.
     """
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
     read_null = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
@@ -49,7 +51,7 @@ def spawn(
         env,
         file_actions=actions,
         setsid=True,
-        setsigmask=(),
+        setsigmask=blocked,
         setsigdef=(signal.SIGPIPE, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGXFSZ),
     )
     return Handle(pid)
@@ -113,7 +115,8 @@ class Guardian:
         reader, writer = os.pipe()
         try:
             argv = [sys.executable, "-I", "-S", cleanup.__file__, str(os.getpid())]
-            handle = spawn(argv, env={"PATH": layout.path}, stdin=reader, keep_fd=lock)
+            env = {"PATH": layout.path}
+            handle = spawn(argv, env=env, stdin=reader, keep_fd=lock, blocked=cleanup.GUARDIAN_SIGNALS)
         except BaseException:
             os.close(writer)
             raise
