@@ -1,1 +1,185 @@
-"""containerd-aio: the asyncio-native containerd client."""
+"""containerd-aio: the asyncio-native containerd client.
+
+The names are loaded when they are first used: importing the package costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from containerd_aio._version import __version__
+
+if TYPE_CHECKING:
+    from containerd_aio import oci, stdio, typeurl
+    from containerd_aio.client import Client, Version
+    from containerd_aio.container import Container, ContainerInfo
+    from containerd_aio.daemon import Daemon
+    from containerd_aio.errors import (
+        Aborted,
+        AlreadyExists,
+        Canceled,
+        Closed,
+        ConnectError,
+        ContainerdError,
+        DataLoss,
+        DeadlineExceeded,
+        FailedPrecondition,
+        Internal,
+        InvalidArgument,
+        NotFound,
+        OutOfRange,
+        PermissionDenied,
+        ResourceExhausted,
+        Unauthenticated,
+        Unavailable,
+        Unimplemented,
+        Unknown,
+    )
+    from containerd_aio.events.event import Event, Gap, Lagged, UnknownEvent
+    from containerd_aio.events.exits import UNKNOWN_EXIT_STATUS, ExitStatus
+    from containerd_aio.events.model import (
+        SandboxCreate,
+        SandboxExit,
+        SandboxStart,
+        TaskCheckpointed,
+        TaskCreate,
+        TaskDelete,
+        TaskExecAdded,
+        TaskExecStarted,
+        TaskExit,
+        TaskOOM,
+        TaskPaused,
+        TaskResumed,
+        TaskStart,
+    )
+    from containerd_aio.events.resources import (
+        ContainerCreate,
+        ContainerDelete,
+        ContainerUpdate,
+        ContentCreate,
+        ContentDelete,
+        ImageCreate,
+        ImageDelete,
+        ImageUpdate,
+        NamespaceCreate,
+        NamespaceDelete,
+        NamespaceUpdate,
+        SnapshotCommit,
+        SnapshotPrepare,
+        SnapshotRemove,
+    )
+    from containerd_aio.events.status import Statistics, Status
+    from containerd_aio.events.subscription import Subscription
+    from containerd_aio.image import Image
+    from containerd_aio.task import Process, Task
+
+_HOMES = {
+    "client": ("Client", "Version"),
+    "container": ("Container", "ContainerInfo"),
+    "daemon": ("Daemon",),
+    "errors": (
+        "Aborted", "AlreadyExists", "Canceled", "Closed", "ConnectError", "ContainerdError", "DataLoss",
+        "DeadlineExceeded", "FailedPrecondition", "Internal", "InvalidArgument", "NotFound", "OutOfRange",
+        "PermissionDenied", "ResourceExhausted", "Unauthenticated", "Unavailable", "Unimplemented", "Unknown",
+    ),
+    "events.event": ("Event", "Gap", "Lagged", "UnknownEvent"),
+    "events.exits": ("UNKNOWN_EXIT_STATUS", "ExitStatus"),
+    "events.model": (
+        "SandboxCreate", "SandboxExit", "SandboxStart", "TaskCheckpointed", "TaskCreate", "TaskDelete", "TaskExecAdded",
+        "TaskExecStarted", "TaskExit", "TaskOOM", "TaskPaused", "TaskResumed", "TaskStart",
+    ),
+    "events.resources": (
+        "ContainerCreate", "ContainerDelete", "ContainerUpdate", "ContentCreate", "ContentDelete", "ImageCreate",
+        "ImageDelete", "ImageUpdate", "NamespaceCreate", "NamespaceDelete", "NamespaceUpdate", "SnapshotCommit",
+        "SnapshotPrepare", "SnapshotRemove",
+    ),
+    "events.status": ("Statistics", "Status"),
+    "events.subscription": ("Subscription",),
+    "image": ("Image",),
+    "task": ("Process", "Task"),
+}  # fmt: skip
+_MODULES = ("oci", "stdio", "typeurl")
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "UNKNOWN_EXIT_STATUS",
+    "Aborted",
+    "AlreadyExists",
+    "Canceled",
+    "Client",
+    "Closed",
+    "ConnectError",
+    "Container",
+    "ContainerCreate",
+    "ContainerDelete",
+    "ContainerInfo",
+    "ContainerUpdate",
+    "ContainerdError",
+    "ContentCreate",
+    "ContentDelete",
+    "Daemon",
+    "DataLoss",
+    "DeadlineExceeded",
+    "Event",
+    "ExitStatus",
+    "FailedPrecondition",
+    "Gap",
+    "Image",
+    "ImageCreate",
+    "ImageDelete",
+    "ImageUpdate",
+    "Internal",
+    "InvalidArgument",
+    "Lagged",
+    "NamespaceCreate",
+    "NamespaceDelete",
+    "NamespaceUpdate",
+    "NotFound",
+    "OutOfRange",
+    "PermissionDenied",
+    "Process",
+    "ResourceExhausted",
+    "SandboxCreate",
+    "SandboxExit",
+    "SandboxStart",
+    "SnapshotCommit",
+    "SnapshotPrepare",
+    "SnapshotRemove",
+    "Statistics",
+    "Status",
+    "Subscription",
+    "Task",
+    "TaskCheckpointed",
+    "TaskCreate",
+    "TaskDelete",
+    "TaskExecAdded",
+    "TaskExecStarted",
+    "TaskExit",
+    "TaskOOM",
+    "TaskPaused",
+    "TaskResumed",
+    "TaskStart",
+    "Unauthenticated",
+    "Unavailable",
+    "Unimplemented",
+    "Unknown",
+    "UnknownEvent",
+    "Version",
+    "__version__",
+    "oci",
+    "stdio",
+    "typeurl",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f"containerd_aio.{name}")
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module 'containerd_aio' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"containerd_aio.{home}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

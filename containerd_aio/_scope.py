@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from containerd_aio.errors import Closed
 from containerd_aio.services.stubs import Services
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from anyio.abc import TaskGroup
 
     from containerd_aio._transport.connections import Connections
     from containerd_aio.events.hub import EventHub
-
-# Where containerd's own tools put them (Go: defaults.DefaultFIFODir)
-_FIFO_ROOT = Path("/run/containerd/fifo")
 
 
 class Core:
@@ -76,15 +73,10 @@ class Core:
 
     @cached_property
     def fifo_root(self) -> Path:
-        """The directory for the FIFOs of standard streams: containerd's own where it may be written."""
-        try:
-            _FIFO_ROOT.mkdir(mode=0o711, parents=True, exist_ok=True)
-        except OSError:
-            pass
-        else:
-            if os.access(_FIFO_ROOT, os.W_OK):
-                return _FIFO_ROOT
-        return Path(os.environ.get("XDG_RUNTIME_DIR", "/tmp")) / f"containerd-aio-{os.getuid()}"  # noqa: S108
+        """The directory for the FIFOs of standard streams."""
+        from containerd_aio.stdio import default_fifo_root
+
+        return default_fifo_root()
 
 
 class Scope:
