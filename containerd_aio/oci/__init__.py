@@ -100,6 +100,8 @@ from containerd_aio.oci.opts import (
     with_username,
     with_writeable_cgroupfs,
     with_writeable_sysfs,
+    without_mounts,
+    without_run_mount,
 )
 from containerd_aio.oci.runtime import (
     RuncOptions,
@@ -257,4 +259,6 @@ __all__ = [
     "with_username",
     "with_writeable_cgroupfs",
     "with_writeable_sysfs",
+    "without_mounts",
+    "without_run_mount",
 ]

@@ -47,6 +47,8 @@ from containerd_aio.oci.opts.mounts import (
     with_rootfs_readonly,
     with_writeable_cgroupfs,
     with_writeable_sysfs,
+    without_mounts,
+    without_run_mount,
 )
 from containerd_aio.oci.opts.namespaces import (
     with_host_namespace,
@@ -164,4 +166,6 @@ __all__ = [
     "with_username",
     "with_writeable_cgroupfs",
     "with_writeable_sysfs",
+    "without_mounts",
+    "without_run_mount",
 ]

@@ -40,6 +40,12 @@ def _set_ids(spec: Spec, uid: int, gid: int) -> None:
     section["additionalGids"] = [gid]
 
 
+def _set_name(spec: Spec, name: str) -> None:
+    section = user(spec)
+    section["username"] = name
+    section["additionalGids"] = [section.get("gid", 0)]  # as in Go, though only the name matters there
+
+
 def _set_additional(spec: Spec, gids: list[int]) -> None:
     section = user(spec)
     primary = section.get("gid", 0)
@@ -62,7 +68,7 @@ def with_user(who: str) -> SpecOpt:
     async def opt(context: SpecContext, spec: Spec) -> None:
         # With a windows section beside the linux one (Linux in a Windows utility VM) the guest resolves the name.
         if "linux" not in spec or "windows" in spec:
-            user(spec)["username"] = who
+            _set_name(spec, who)
         elif needs_lookup(who):
             _set_ids(spec, *await _in_rootfs(context, spec, lambda root: resolve_user(root, who)))
         else:
@@ -114,7 +120,7 @@ def with_username(name: str) -> SpecOpt:
 
     async def opt(context: SpecContext, spec: Spec) -> None:
         if "linux" not in spec:
-            user(spec)["username"] = name
+            _set_name(spec, name)
         else:
             found = await _in_rootfs(context, spec, lambda root: user_by_name(root, name))
             _set_ids(spec, found.uid, found.gid)
