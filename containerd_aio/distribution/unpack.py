@@ -18,12 +18,13 @@ from containerd_aio.errors import AlreadyExists, ContainerdError, DataLoss, Inva
 from containerd_aio.services._convert import unique_name
 from containerd_aio.services.content import ContentStore
 from containerd_aio.services.diff import Diff
-from containerd_aio.services.leases import lease
+from containerd_aio.services.leases import Leases, Resource, lease
 from containerd_aio.services.snapshots import SNAPSHOT_REF_LABEL, Snapshotter, resolve_snapshotter
 
 if TYPE_CHECKING:
     from containerd_aio.distribution.manifests import ImageManifest
     from containerd_aio.services.descriptor import Descriptor
+    from containerd_aio.services.snapshots import Mount
     from containerd_aio.services.stubs import Services
 
 __all__ = ["UNCOMPRESSED_LABEL", "chain_id", "snapshot_gc_label", "unpack"]
@@ -87,49 +88,73 @@ async def unpack(
         return ""
     target = Snapshotter(services, await resolve_snapshotter(services, snapshotter))
     chain = chain_ids(diffs)
-    async with lease(services):
+    async with lease(services) as held:
+        work = _Unpacking(services, target, held, sync_fs=sync_fs)
         parent = ""
         for layer, diff, name in zip(layers, diffs, chain, strict=True):
-            step = _Step(layer, diff, name, parent)
-            if await _unpack_layer(services, target, step, sync_fs=sync_fs):
+            if await work.layer(_Step(layer, diff, name, parent)):
                 await content.update_labels(layer.digest, {UNCOMPRESSED_LABEL: diff})
             parent = name
         await content.update_labels(manifest.config.digest, {snapshot_gc_label(target.name): chain[-1]})
     return chain[-1]
 
 
-async def _unpack_layer(services: Services, target: Snapshotter, step: _Step, *, sync_fs: bool) -> bool:
-    """Make the snapshot of one layer; False when it was there."""
-    labels = {SNAPSHOT_REF_LABEL: step.name}
-    labels |= {k: v for k, v in step.layer.annotations.items() if k.startswith(_INHERITED)}
-    for _ in range(_PREPARE_TRIES):
-        key = f"extract-{unique_name()} {step.name}"
+class _Unpacking:
+    def __init__(self, services: Services, target: Snapshotter, held: str, *, sync_fs: bool) -> None:
+        self._leases = Leases(services)
+        self._diff = Diff(services)
+        self._target = target
+        self._held = held
+        self._sync_fs = sync_fs
+
+    async def layer(self, step: _Step) -> bool:
+        """Make the snapshot of one layer; False when it was there."""
+        labels = {SNAPSHOT_REF_LABEL: step.name}
+        labels |= {k: v for k, v in step.layer.annotations.items() if k.startswith(_INHERITED)}
+        for _ in range(_PREPARE_TRIES):
+            key = f"extract-{unique_name()} {step.name}"
+            try:
+                mounts = await self._prepare(key, step.parent, labels)
+                await self._extract(step, key, mounts, labels)
+            except AlreadyExists:
+                if await self._take_over(step.name):
+                    return False
+                # It went away again, or somebody has that key.
+            else:
+                return True
+        raise AlreadyExists(f"no free key for a snapshot in {self._target.name} after {_PREPARE_TRIES} tries")
+
+    async def _take_over(self, name: str) -> bool:
+        """Put a snapshot that others made under our lease, and tell whether it is there.
+
+        containerd 1.6 does not do so by itself when it answers "already exists", and an image that is deleted meanwhile
+        would take it along.
+        """
+        await self._leases.add_resource(self._held, Resource(f"snapshots/{self._target.name}", name))
+        return await self._target.exists(name)
+
+    async def _prepare(self, key: str, parent: str, labels: dict[str, str]) -> list[Mount]:
         try:
-            mounts = await target.prepare(key, step.parent, labels=labels)
+            return await self._target.prepare(key, parent, labels=labels)
         except AlreadyExists:
-            if await target.exists(step.name):
-                return False
-            continue  # somebody has that key: take another
+            raise
         except BaseException:
             # Cancelled or cut off: the daemon may have made it all the same.
-            await _remove(target, key)
+            await _remove(self._target, key)
             raise
+
+    async def _extract(self, step: _Step, key: str, mounts: list[Mount], labels: dict[str, str]) -> None:
         try:
-            applied = await Diff(services).apply(step.layer, mounts, sync_fs=sync_fs)
+            applied = await self._diff.apply(step.layer, mounts, sync_fs=self._sync_fs)
             if applied.digest != step.diff_id:
                 raise DataLoss(  # noqa: TRY301 - the clean-up below is for this, too
                     f"layer {step.layer.digest} unpacks to {applied.digest} and the image config says {step.diff_id}; "
                     f"the image is inconsistent: build or pull it again"
                 )
-            await target.commit(step.name, key, labels=labels)
-        except AlreadyExists:
-            await _remove(target, key)
-            return False
+            await self._target.commit(step.name, key, labels=labels)
         except BaseException:
-            await _remove(target, key)
+            await _remove(self._target, key)
             raise
-        return True
-    raise AlreadyExists(f"no free key for a snapshot in {target.name} after {_PREPARE_TRIES} tries")
 
 
 async def _remove(target: Snapshotter, key: str) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -22,6 +22,7 @@ from containerd_aio.api.containerd.services.content.v1 import (
     WriteContentResponse,
 )
 from containerd_aio.errors import (
+    Aborted,
     AlreadyExists,
     ConnectError,
     FailedPrecondition,
@@ -38,6 +39,9 @@ _METHOD = "/containerd.services.content.v1.Content/Write"
 
 # A locked ingest is tried again after 16 ms, then after twice as long each time, to this many seconds (Go: OpenWriter).
 _RETRY_FIRST, _RETRY_LONGEST = 0.016, 2.048
+
+# The daemon needs milliseconds; a frozen one must not hold up a cancelled caller for long.
+_RELEASE_TIMEOUT = 5.0
 
 
 class Writer:
@@ -61,8 +65,10 @@ class Writer:
         self._ref = ref
         self._size = size
         self._digest = expected
+        self._announced = expected is not None
         self._labels = dict(labels)
         self._opened = False
+        self._failure: Exception | None = None
         self.existed = False
 
     async def run(self, data: bytes | AsyncIterable[bytes]) -> str:
@@ -75,6 +81,8 @@ class Writer:
                 if self._digest is None:
                     raise
                 self.existed = True
+                if not self._announced:
+                    await self._claim()
             except ConnectError:
                 raise
             except Unavailable:
@@ -84,61 +92,97 @@ class Writer:
                 await anyio.sleep(random.uniform(0, longest))  # noqa: S311
                 longest = min(longest * 2, _RETRY_LONGEST)
                 continue
+            if self._failure is not None:
+                raise self._failure
             assert self._digest is not None
             return self._digest
+
+    async def _claim(self) -> None:
+        """Have containerd put a blob that was there under our lease, which it does only for a digest announced first."""
+        try:
+            async with self._channel.request(
+                _METHOD, Cardinality.STREAM_STREAM, WriteContentRequest, WriteContentResponse
+            ) as stream:
+                await self._exchange(
+                    stream, WriteContentRequest(ref=self._ref, expected=self._digest or ""), end=True
+                )
+        except AlreadyExists:
+            return
+        raise Aborted(f"write {self._ref}: {self._digest} was there but is being collected; write again")
 
     async def _attempt(self, data: bytes | AsyncIterable[bytes]) -> None:
         async with self._channel.request(
             _METHOD, Cardinality.STREAM_STREAM, WriteContentRequest, WriteContentResponse
         ) as stream:
-            status = await self._exchange(
-                stream,
-                WriteContentRequest(
-                    action=WriteAction.STAT, ref=self._ref, total=self._size or 0, expected=self._digest or ""
-                ),
-            )
-            self._opened = True
-            offset = status.offset
-            last = b""
-            # Another namespace has the blob and shares it, or all but the commit was done before: no bytes needed.
-            complete = self._digest is not None and self._size is not None and 0 < self._size == offset
-            if not complete:
-                if isinstance(data, bytes) and not _begins_with(data, offset, status.digest):
-                    offset = 0
-                offset, last = await self._send(stream, data, offset, status.digest)
-            await self._exchange(
-                stream,
-                WriteContentRequest(
-                    action=WriteAction.COMMIT,
-                    ref=self._ref,
-                    offset=offset,
-                    data=last,
-                    total=offset + len(last),
-                    expected=self._digest or "",
-                    labels=self._labels,
-                ),
-                end=True,
-            )
-            async for _ in stream:
-                pass
+            try:
+                await self._talk(stream, data)
+            except anyio.get_cancelled_exc_class():
+                await self._release(stream)
+                raise
+            if self._failure is not None:
+                await self._release(stream)
 
-    async def _send(
-        self, stream: Any, data: bytes | AsyncIterable[bytes], offset: int, prefix: str
-    ) -> tuple[int, bytes]:
-        """Send `data` from `offset` on, all but the last piece; return the new offset and that piece."""
+    async def _talk(self, stream: Any, data: bytes | AsyncIterable[bytes]) -> None:
+        status = await self._exchange(
+            stream,
+            WriteContentRequest(
+                action=WriteAction.STAT, ref=self._ref, total=self._size or 0, expected=self._digest or ""
+            ),
+        )
+        self._opened = True
+        offset = status.offset
         last = b""
-        async with aclosing(self._checked(data, offset, prefix)) as chunks:
-            async for piece in chunks:
-                if last:
-                    await self._exchange(
-                        stream,
-                        WriteContentRequest(
-                            action=WriteAction.WRITE, ref=self._ref, offset=offset, data=last
-                        ),
-                    )
-                    offset += len(last)
-                last = piece
-        return offset, last
+        # Another namespace has the blob and shares it, or all but the commit was done before: no bytes needed.
+        complete = self._digest is not None and self._size is not None and 0 < self._size == offset
+        if not complete:
+            if isinstance(data, bytes) and not _begins_with(data, offset, status.digest):
+                offset = 0
+            # What is wrong with the data is no failure of the call: it is raised after its orderly end.
+            async with aclosing(self._checked(data, offset, status.digest)) as chunks:
+                while (piece := await self._next(chunks)) is not None:
+                    if last:
+                        await self._exchange(
+                            stream,
+                            WriteContentRequest(
+                                action=WriteAction.WRITE, ref=self._ref, offset=offset, data=last
+                            ),
+                        )
+                        offset += len(last)
+                    last = piece
+            if self._failure is not None:
+                return
+        await self._exchange(
+            stream,
+            WriteContentRequest(
+                action=WriteAction.COMMIT,
+                ref=self._ref,
+                offset=offset,
+                data=last,
+                total=offset + len(last),
+                expected=self._digest or "",
+                labels=self._labels,
+            ),
+            end=True,
+        )
+        async for _ in stream:
+            pass
+
+    async def _next(self, chunks: AsyncGenerator[bytes, None]) -> bytes | None:
+        try:
+            return await anext(chunks, None)
+        except Exception as exc:  # noqa: BLE001 - whatever the source raises
+            self._failure = exc
+            return None
+
+    async def _release(self, stream: Any) -> None:
+        """End the call without a commit and wait until the daemon is done with it.
+
+        Until then the ingest is locked, and an abort would meet a daemon that still writes to it.
+        """
+        with anyio.move_on_after(_RELEASE_TIMEOUT, shield=True), suppress(Exception):
+            await stream.end()
+            while await stream.recv_message() is not None:
+                pass
 
     async def _checked(
         self, data: bytes | AsyncIterable[bytes], offset: int, prefix: str

@@ -27,6 +27,7 @@ from containerd_aio.api.containerd.services.content.v1 import Info as RawInfo
 from containerd_aio.api.containerd.services.content.v1 import Status as RawStatus
 from containerd_aio.api.google.protobuf import FieldMask
 from containerd_aio.errors import (
+    Aborted,
     ContainerdError,
     FailedPrecondition,
     InvalidArgument,
@@ -232,6 +233,7 @@ class ContentStore:
         Raises:
             InvalidArgument: `data` is not what `size` or `expected` says, or an argument is malformed.
             FailedPrecondition: The ingest to be resumed has other bytes, or the digest is wrong.
+            Aborted: The blob was there and collected in this very moment; write again.
         """
         if not ref:
             raise InvalidArgument("the ref of a write is empty")
@@ -249,8 +251,8 @@ class ContentStore:
         writer = Writer(self._stub.channel, ref, size, expected, labels or {})
         try:
             digest = await writer.run(data)
-        except FailedPrecondition:
-            # What has come is wrong: nobody should resume it.
+        except (FailedPrecondition, Aborted):
+            # What has come is wrong, or nothing: nobody should resume it.
             await self.discard(ref)
             raise
         if writer.existed and labels:

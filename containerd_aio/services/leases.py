@@ -22,7 +22,14 @@ from containerd_aio.api.containerd.services.leases.v1 import (
 )
 from containerd_aio.api.containerd.services.leases.v1 import Lease as RawLease
 from containerd_aio.api.containerd.services.leases.v1 import Resource as RawResource
-from containerd_aio.errors import ConnectError, ContainerdError, InvalidArgument, NotFound
+from containerd_aio.errors import (
+    ConnectError,
+    ContainerdError,
+    DeadlineExceeded,
+    InvalidArgument,
+    NotFound,
+    Unavailable,
+)
 from containerd_aio.services._convert import to_datetime, unique_name
 
 if TYPE_CHECKING:
@@ -39,8 +46,8 @@ FLAT_LABEL = "containerd.io/gc.flat"
 DEFAULT_EXPIRATION = timedelta(hours=24)
 """How long a lease lives if nobody deletes it (Go: ``Client.WithLease``)."""
 
-# Deleting the lease must not hold up a cancelled caller for long; what is left expires by itself.
-_DELETE_TIMEOUT = 10.0
+# Neither making nor deleting a lease may hold up a cancelled caller for long; what is left expires by itself.
+_TIMEOUT = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +101,7 @@ class Leases:
         id: str | None = None,  # noqa: A002 - containerd's word
         labels: Mapping[str, str] | None = None,
         expires: timedelta | None = None,
+        timeout: float | None = None,
     ) -> Lease:
         """Create a lease.
 
@@ -101,6 +109,7 @@ class Leases:
             id: Its name; a random one by default.
             labels: Its labels.
             expires: The garbage collector ignores the lease after this time; None means never.
+            timeout: Seconds; the client's default if None.
 
         Raises:
             AlreadyExists: There is a lease of that name.
@@ -111,7 +120,7 @@ class Leases:
             if expires <= timedelta(0):
                 raise InvalidArgument(f"a lease that expires in {expires} would protect nothing")
             labels[EXPIRE_LABEL] = (datetime.now(UTC) + expires).isoformat(timespec="seconds")
-        reply = await self._stub.create(CreateRequest(id=id or unique_name(), labels=labels))
+        reply = await self._stub.create(CreateRequest(id=id or unique_name(), labels=labels), timeout=timeout)
         assert reply.lease is not None
         return Lease.from_raw(reply.lease)
 
@@ -200,12 +209,13 @@ async def lease(
     leases = Leases(services)
     name = unique_name()
     try:
-        # Named by us: whatever interrupts the call, we can delete what it made.
-        await leases.create(id=name, labels=labels, expires=expires)
-    except (ConnectError, InvalidArgument):
+        # Shielded: a call broken off may be carried out after the clean-up that follows it.
+        with anyio.CancelScope(shield=True):
+            await leases.create(id=name, labels=labels, expires=expires, timeout=_TIMEOUT)
+    except ConnectError:
         raise
-    except BaseException:
-        await _delete_at_end(leases, name)
+    except (DeadlineExceeded, Unavailable, anyio.get_cancelled_exc_class()):
+        await _delete_at_end(leases, name)  # it may have been made all the same
         raise
     active_leases.set({**active_leases.get(), key: name})
     try:
@@ -218,7 +228,7 @@ async def lease(
 
 async def _delete_at_end(leases: Leases, name: str) -> None:
     """Delete a lease whatever happens around; one that cannot be deleted expires by itself."""
-    with anyio.move_on_after(_DELETE_TIMEOUT, shield=True):
+    with anyio.move_on_after(_TIMEOUT, shield=True):
         try:
             await leases.delete(name)
         except NotFound:
