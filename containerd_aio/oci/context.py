@@ -77,7 +77,8 @@ class SpecContext:
             async with self.rootfs() as root:
                 yield Path(root)
             return
-        path = spec.get("root", {"path": ""})["path"]
+        section = spec.get("root")
+        path = section.get("path", "") if section else ""
         if not path.startswith("/"):
             raise InvalidArgument(
                 "users and groups are looked up in the container's root filesystem, and there is none yet: create the "

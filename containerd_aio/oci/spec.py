@@ -38,6 +38,9 @@ async def generate_spec(context: SpecContext, *opts: SpecOpt) -> Spec:
 def from_json(data: bytes | str) -> Spec:
     """Parse a spec, keeping fields that are not known here.
 
+    It is brought into the form `to_json` writes: known fields that are null or zero are gone, as they are in Go, and
+    those that are always written are there.
+
     Raises:
         InvalidArgument: It is not JSON, or a field has the wrong kind of value. The text names the field.
     """
@@ -45,9 +48,7 @@ def from_json(data: bytes | str) -> Spec:
         parsed: Any = json.loads(data)
     except ValueError as exc:  # also UnicodeDecodeError
         raise InvalidArgument(f"this is not an OCI spec: {exc}") from exc
-    spec = cast("Spec", parsed)
-    to_json(spec)
-    return spec
+    return cast("Spec", json.loads(to_json(parsed)))
 
 
 async def read_spec(path: str | os.PathLike[str]) -> Spec:

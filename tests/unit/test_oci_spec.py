@@ -136,14 +136,16 @@ async def test_options_apply_in_order_sync_and_async() -> None:
 
 async def test_an_option_can_be_used_for_many_specs() -> None:
     opt = compose(
-        with_process_args("sh"), with_spec_from_bytes('{"ociVersion":"1","mounts":[]}'), with_env(["A=1"])
+        with_process_args("sh"),
+        with_spec_from_bytes('{"ociVersion":"1","mounts":[{"destination":"/m"}]}'),
+        with_env(["A=1"]),
     )
     first = await generate_spec(SpecContext(), opt)
     first["process"]["env"].append("B=2")
     first["mounts"].append({"destination": "/x"})
     assert await generate_spec(SpecContext(), opt) == {
         "ociVersion": "1",
-        "mounts": [],
+        "mounts": [{"destination": "/m"}],
         "process": {"user": {"uid": 0, "gid": 0}, "cwd": "", "env": ["A=1"]},
     }
 
@@ -176,6 +178,15 @@ async def test_read_spec_says_what_is_wrong(tmp_path: Path) -> None:
     broken.write_text('{"ociVersion": 1}')
     with pytest.raises(InvalidArgument, match=r"broken: Spec\.ociVersion must be a string"):
         await read_spec(broken)
+
+
+async def test_nulls_are_absent_as_in_go() -> None:
+    data = (
+        '{"process":null,"linux":{"resources":null},"mounts":null,"root":null,"annotations":null,"mine":null}'
+    )
+    assert from_json(data) == {"ociVersion": "", "linux": {}, "mine": None}
+    spec = await generate_spec(SpecContext(), with_spec_from_bytes(data), with_process_args("sh"))
+    assert spec["process"] == {"user": {"uid": 0, "gid": 0}, "args": ["sh"], "cwd": ""}
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"\xff{}", "nope", b"[]", b'"x"', b"null"])

@@ -70,7 +70,9 @@ def without_mounts(*destinations: str) -> SpecOpt:
     def opt(_: SpecContext, spec: Spec) -> None:
         if "mounts" in spec:
             spec["mounts"] = [
-                each for each in spec["mounts"] if posixpath.normpath(each["destination"]) not in dropped
+                each
+                for each in spec["mounts"]
+                if posixpath.normpath(each.get("destination", "")) not in dropped
             ]
 
     return opt
@@ -95,7 +97,7 @@ def with_dev_shm_size(kb: int) -> SpecOpt:
 
     def opt(_: SpecContext, spec: Spec) -> None:
         for mount in spec.get("mounts", ()):
-            where = posixpath.normpath(mount["destination"])
+            where = posixpath.normpath(mount.get("destination", ""))
             if (where, mount.get("type"), mount.get("source")) == ("/dev/shm", "tmpfs", "shm"):  # noqa: S108
                 kept = [option for option in mount.get("options", ()) if not option.startswith("size=")]
                 mount["options"] = [*kept, f"size={kb}k"]
