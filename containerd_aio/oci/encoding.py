@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from functools import cache
 from typing import Annotated, Any, Literal, Required, get_args, get_origin, get_type_hints, is_typeddict
 
@@ -23,11 +24,28 @@ _ZERO = {str: "", int: 0, bool: False}
 _NAMES = {str: "a string", int: "an integer", bool: "true or false"}
 
 
+class _Form(Enum):
+    STRUCT = "struct"
+    LIST = "list"
+    MAP = "map"
+    SCALAR = "scalar"
+    FREE = "free"
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """How a value is written: its form, and the type it is, or is made of."""
+
+    form: _Form
+    of: Any
+
+
 @dataclass(frozen=True, slots=True)
 class _Field:
     name: str
-    type: Any
+    shape: _Shape
     always: bool
+    kept: bool
     pointer: bool
 
 
@@ -61,8 +79,8 @@ def to_json(
 
 
 @cache
-def _fields(kind: Any) -> tuple[_Field, ...]:
-    return tuple(_field(name, hint) for name, hint in get_type_hints(kind, include_extras=True).items())
+def _fields(kind: Any) -> dict[str, _Field]:
+    return {name: _field(name, hint) for name, hint in get_type_hints(kind, include_extras=True).items()}
 
 
 def _field(name: str, hint: Any) -> _Field:
@@ -73,7 +91,25 @@ def _field(name: str, hint: Any) -> _Field:
     if get_origin(hint) is Annotated:
         hint, *rest = get_args(hint)
         marks = tuple(rest)
-    return _Field(name, hint, always=required or ALWAYS in marks, pointer=POINTER in marks)
+    shape, always, pointer = _shape(hint), required or ALWAYS in marks, POINTER in marks
+    # Go has structs behind pointers, and an interface is dropped only when it is nil.
+    kept = always or pointer or shape.form in {_Form.STRUCT, _Form.FREE}
+    return _Field(name, shape, always=always, kept=kept, pointer=pointer)
+
+
+@cache
+def _shape(hint: Any) -> _Shape:
+    if is_typeddict(hint):
+        return _Shape(_Form.STRUCT, hint)
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is list:
+        return _Shape(_Form.LIST, _shape(args[0]))
+    if origin is dict:
+        return _Shape(_Form.MAP, _shape(args[1]))
+    if hint is Any:
+        return _Shape(_Form.FREE, None)
+    # Any text will do for a Literal: a newer runtime may know more values than we do.
+    return _Shape(_Form.SCALAR, str if origin is Literal else hint)
 
 
 def _struct(kind: Any, value: Any, path: str) -> dict[str, Any]:
@@ -81,53 +117,50 @@ def _struct(kind: Any, value: Any, path: str) -> dict[str, Any]:
         raise _wrong(path, "an object", value)
     fields = _fields(kind)
     out: dict[str, Any] = {}
-    for field in fields:
-        given = value.get(field.name)
+    for name, field in fields.items():
+        given = value.get(name)
         if given is None:
             if field.always:
-                out[field.name] = None if field.pointer else _zero(field.type)
+                out[name] = None if field.pointer else _zero(field.shape)
             continue
-        encoded = _encode(field.type, given, f"{path}.{field.name}")
-        if field.always or field.pointer or is_typeddict(field.type) or field.type is Any or encoded:
-            out[field.name] = encoded
-    known = {field.name for field in fields}
+        encoded = _encode(field.shape, given, f"{path}.{name}")
+        if field.kept or encoded:
+            out[name] = encoded
     for name, given in value.items():
-        if name not in known:
+        if name not in fields:
             # In the order it has: what a newer Go client wrote is written again as it was.
             out[_text(name, path)] = _free(given, f"{path}.{name}", order=list)
     return out
 
 
-def _encode(kind: Any, value: Any, path: str) -> Any:
-    if is_typeddict(kind):
-        return _struct(kind, value, path)
-    if get_origin(kind) is list:
-        if isinstance(value, str | bytes) or not isinstance(value, Sequence):
-            raise _wrong(path, "a list", value)
-        (item,) = get_args(kind)
-        return [_encode(item, each, f"{path}[{at}]") for at, each in enumerate(value)]
-    if get_origin(kind) is dict:
-        if not isinstance(value, Mapping):
-            raise _wrong(path, "an object", value)
-        _, item = get_args(kind)
-        for name in value:
-            _text(name, path)
-        return {name: _encode(item, value[name], f"{path}[{name!r}]") for name in sorted(value)}
-    if kind is Any:
-        return _free(value, path)
-    if get_origin(kind) is Literal:  # a newer runtime may know more values than we do
-        kind = str
-    # bool is an int to Python, not to JSON
-    if not isinstance(value, kind) or isinstance(value, bool) is not (kind is bool):
-        raise _wrong(path, _NAMES[kind], value)
-    return _text(value, path) if kind is str else value
+def _encode(shape: _Shape, value: Any, path: str) -> Any:
+    match shape.form:
+        case _Form.SCALAR:
+            # bool is an int to Python, not to JSON
+            if not isinstance(value, shape.of) or isinstance(value, bool) is not (shape.of is bool):
+                raise _wrong(path, _NAMES[shape.of], value)
+            return _text(value, path) if shape.of is str else value
+        case _Form.STRUCT:
+            return _struct(shape.of, value, path)
+        case _Form.LIST:
+            if isinstance(value, str | bytes) or not isinstance(value, Sequence):
+                raise _wrong(path, "a list", value)
+            return [_encode(shape.of, each, f"{path}[{at}]") for at, each in enumerate(value)]
+        case _Form.MAP:
+            if not isinstance(value, Mapping):
+                raise _wrong(path, "an object", value)
+            for name in value:
+                _text(name, path)
+            return {name: _encode(shape.of, value[name], f"{path}[{name!r}]") for name in sorted(value)}
+        case _Form.FREE:
+            return _free(value, path)
 
 
-def _zero(kind: Any) -> Any:
+def _zero(shape: _Shape) -> Any:
     """Return what Go writes for a field that has no ``omitempty`` and is not set."""
-    if is_typeddict(kind):
-        return _struct(kind, {}, kind.__name__)
-    return "" if get_origin(kind) is Literal else _ZERO.get(kind)
+    if shape.form is _Form.STRUCT:
+        return _struct(shape.of, {}, shape.of.__name__)
+    return _ZERO.get(shape.of)
 
 
 def _free(value: Any, path: str, *, order: Callable[[Iterable[str]], list[str]] = sorted) -> Any:
