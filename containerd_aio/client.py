@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import os
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 import anyio
-from anyio import AsyncContextManagerMixin
 
 from containerd_aio import typeurl
 from containerd_aio._identifiers import check_identifier
 from containerd_aio._scope import Core, Scope
+from containerd_aio._supervisor import Supervisor
 from containerd_aio._transport.connections import Connections
 from containerd_aio._transport.dial import DEFAULT_ADDRESS, Address
 from containerd_aio.errors import Closed, ConnectError, ContainerdError, InvalidArgument, Unimplemented
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
     from datetime import timedelta
+    from types import TracebackType
 
     from betterproto2 import Message
 
@@ -52,7 +52,7 @@ class Version:
         return self.version
 
 
-class Client(AsyncContextManagerMixin):
+class Client:
     """A client of one containerd, for use as ``async with Client() as client``.
 
     Entering connects, so that a wrong address is told at once; a connection lost later is made again by itself. Leaving
@@ -123,34 +123,37 @@ class Client(AsyncContextManagerMixin):
         """The namespace of what is done through this client."""
         return self._namespace
 
-    @asynccontextmanager
-    async def __asynccontextmanager__(self) -> AsyncGenerator[Self, None]:
-        """Connect, and disconnect at the end.
+    async def __aenter__(self) -> Self:
+        """Connect.
 
         Raises:
             ConnectError: containerd can't be reached; the text names cause and cure.
+            Closed: It is open already.
         """
         if self._open_scope is not None:
             raise Closed("this client is open already; open a second one, or use namespaced()")
         connections = Connections(self._address, **self._settings)
-        failure: BaseException | None = None
         try:
             if not self._lazy:
                 await _check_is_containerd(connections)
-            async with anyio.create_task_group() as group:
-                core = Core(connections, group, heartbeat=self._heartbeat)
-                self._open_scope = Scope(core, self._namespace)
-                try:
-                    yield self
-                except BaseException as exc:  # noqa: BLE001 - raised again below, without the group around it
-                    failure = exc
-                core.closed = True
-                group.cancel_scope.cancel()
-        finally:
-            self._open_scope = None
+            self._supervisor = Supervisor()
+            await self._supervisor.start(f"containerd-aio client of {self._address}")
+        except BaseException:
             connections.close()
-        if failure is not None:
-            raise failure
+            raise
+        core = Core(connections, self._supervisor.task_group, heartbeat=self._heartbeat)
+        self._open_scope = Scope(core, self._namespace)
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        core, self._open_scope = self._scope.core, None
+        core.closed = True
+        try:
+            await self._supervisor.stop()
+        finally:
+            core.connections.close()
 
     @property
     def _scope(self) -> Scope:
@@ -327,7 +330,7 @@ class Client(AsyncContextManagerMixin):
             NotFound: There is no such image.
             InvalidArgument: An argument can't be used.
         """
-        from containerd_aio.container import ContainerOptions, create_container
+        from containerd_aio._new_container import ContainerOptions, create_container
 
         options = ContainerOptions(
             image=image,

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Self
 
 import anyio
 import structlog
 
 from containerd_aio import typeurl
+from containerd_aio._cancellation import carry_through
 from containerd_aio._identifiers import check_identifier
-from containerd_aio._mount import temporary_mount
 from containerd_aio.api.containerd.services.containers.v1 import Container as RawContainer
 from containerd_aio.api.containerd.services.containers.v1 import (
-    ContainerRuntime,
-    CreateContainerRequest,
     DeleteContainerRequest,
     GetContainerRequest,
     ListContainersRequest,
@@ -27,35 +26,25 @@ from containerd_aio.api.containerd.services.tasks.v1 import (
     KillRequest,
 )
 from containerd_aio.errors import (
-    AlreadyExists,
     ContainerdError,
+    DeadlineExceeded,
     FailedPrecondition,
-    InvalidArgument,
     NotFound,
     Unimplemented,
 )
 from containerd_aio.events.inquiry import task_state
-from containerd_aio.image import Image
-from containerd_aio.oci import SpecContext, generate_spec, to_json, with_image_config, with_process_args
-from containerd_aio.services.leases import lease
-from containerd_aio.services.snapshots import Snapshotter, mounts_to_raw, resolve_snapshotter
+from containerd_aio.services.snapshots import Snapshotter, mounts_to_raw
 from containerd_aio.stdio import null
 from containerd_aio.task import Task
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Mapping, Sequence
     from types import TracebackType
 
-    from betterproto2 import Message
-
     from containerd_aio._scope import Scope
-    from containerd_aio.oci import Spec, SpecOpt
+    from containerd_aio.oci import Spec
     from containerd_aio.services.snapshots import Mount
     from containerd_aio.stdio.creators import IOCreator
-
-DEFAULT_RUNTIME = "io.containerd.runc.v2"
-"""The runtime of a container that names none, on Linux (Go: ``defaults.DefaultRuntime``)."""
 
 _UNDO_TIMEOUT = 10.0
 
@@ -174,19 +163,21 @@ class Container:
         )
         try:
             task.start_io()
-            reply = await self._scope.services.tasks.create(request)
+            reply = await carry_through(
+                partial(self._scope.services.tasks.create, request), undo=self._remove_task
+            )
         except BaseException as exc:
             hub.registry.create_failed(incarnation)
             with anyio.CancelScope(shield=True):
-                if not isinstance(exc, ContainerdError) or isinstance(exc, TimeoutError):
-                    await self._undo_create()
+                if isinstance(exc, DeadlineExceeded):
+                    await self._remove_task()  # it may have been made all the same
                 await process_io.aclose()
             raise
         hub.tell(hub.registry.created(incarnation, reply.pid, anyio.current_time()))
         return task
 
-    async def _undo_create(self) -> None:
-        """Remove the task of a create that was cancelled: nobody has a handle on it."""
+    async def _remove_task(self) -> None:
+        """Remove the task of a create that was given up: nobody has a handle on it."""
         tasks = self._scope.services.tasks
         with anyio.move_on_after(_UNDO_TIMEOUT):
             for _ in range(2):
@@ -195,7 +186,9 @@ class Container:
                 except NotFound:
                     return
                 except ContainerdError as exc:
-                    _log.debug("task of a cancelled create not removed", container_id=self.id, error=str(exc))
+                    _log.debug(
+                        "task of a create that was given up not removed", container_id=self.id, error=str(exc)
+                    )
                     try:
                         await tasks.kill(KillRequest(container_id=self.id, signal=9, all=True))
                     except ContainerdError:
@@ -314,135 +307,3 @@ async def list_containers(scope: Scope, filters: Sequence[str]) -> list[Containe
     except Unimplemented:
         reply = await scope.services.containers.list(request)
         return [Container(scope, ContainerInfo.from_raw(raw)) for raw in reply.containers]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ContainerOptions:
-    """What `Client.new_container` was asked for; see there."""
-
-    image: Image | str | None = None
-    args: Sequence[str] | None = None
-    spec_opts: Sequence[SpecOpt] = ()
-    spec: Spec | None = None
-    snapshot: str | None = None
-    snapshotter: str | None = None
-    runtime: str | None = None
-    runtime_options: Message | None = None
-    labels: Mapping[str, str] | None = None
-    extensions: Mapping[str, Message] | None = None
-
-    def check(self) -> None:
-        """Refuse what contradicts itself, before anything is made.
-
-        Raises:
-            InvalidArgument: Options contradict each other or are of the wrong kind.
-        """
-        if self.spec is not None and (self.args is not None or self.spec_opts):
-            raise InvalidArgument("give either a whole spec, or args and spec_opts to make one, not both")
-        if self.spec is None and self.args is None and self.image is None and not self.spec_opts:
-            raise InvalidArgument("nothing to run: give an image, args, spec_opts or a spec")
-        if isinstance(self.args, str | bytes):
-            raise InvalidArgument(
-                f"args is a list of strings, not {self.args!r}; for a shell: ['sh', '-c', ...]"
-            )
-        for name in self.extensions or ():
-            if not name:
-                raise InvalidArgument("the name of an extension is empty")
-
-
-async def create_container(scope: Scope, container_id: str, options: ContainerOptions) -> Container:
-    """Make a container record, and the snapshot for its root filesystem; see `Client.new_container`."""
-    check_identifier(container_id, "container id")
-    options.check()
-    snapshotter = await resolve_snapshotter(scope.services, options.snapshotter)
-    # Without a lease the garbage collector may take the new snapshot before the record refers to it.
-    async with lease(scope.services):
-        image = (
-            await Image.get(scope.services, options.image)
-            if isinstance(options.image, str)
-            else options.image
-        )
-        key = options.snapshot or (container_id if image is not None else "")
-        made_snapshot = image is not None and options.snapshot is None
-        if image is not None and made_snapshot:
-            await _prepare_snapshot(scope, image, snapshotter, key)
-        try:
-            spec = options.spec
-            if spec is None:
-                spec = await _generate(scope, container_id, options, image, snapshotter, key)
-            reply = await scope.services.containers.create(
-                CreateContainerRequest(
-                    container=RawContainer(
-                        id=container_id,
-                        image=image.name if image is not None else "",
-                        labels=dict(options.labels or {}),
-                        runtime=ContainerRuntime(
-                            name=options.runtime or DEFAULT_RUNTIME,
-                            options=typeurl.pack(options.runtime_options)
-                            if options.runtime_options
-                            else None,
-                        ),
-                        spec=typeurl.pack(to_json(spec), typeurl.SPEC),
-                        snapshotter=snapshotter if key else "",
-                        snapshot_key=key,
-                        extensions={
-                            name: typeurl.pack(value) for name, value in (options.extensions or {}).items()
-                        },
-                    )
-                )
-            )
-        except BaseException:
-            if made_snapshot:
-                await _remove_snapshot(scope, snapshotter, key)
-            raise
-    assert reply.container is not None
-    return Container(scope, ContainerInfo.from_raw(reply.container))
-
-
-async def _prepare_snapshot(scope: Scope, image: Image, snapshotter: str, key: str) -> None:
-    if not await image.is_unpacked(snapshotter):
-        await image.unpack(snapshotter)
-    try:
-        await Snapshotter(scope.services, snapshotter).prepare(key, await image.chain_id())
-    except AlreadyExists as exc:
-        raise AlreadyExists(
-            f"there is a snapshot {key!r} already; remove it, or name another one with snapshot=",
-            method=exc.method,
-        ) from exc
-
-
-async def _remove_snapshot(scope: Scope, snapshotter: str, key: str) -> None:
-    with anyio.move_on_after(_UNDO_TIMEOUT, shield=True):
-        try:
-            await Snapshotter(scope.services, snapshotter).remove(key)
-        except ContainerdError as exc:
-            _log.debug("snapshot not removed", key=key, error=str(exc))
-
-
-async def _generate(
-    scope: Scope,
-    container_id: str,
-    options: ContainerOptions,
-    image: Image | None,
-    snapshotter: str,
-    key: str,
-) -> Spec:
-    @asynccontextmanager
-    async def rootfs() -> AsyncIterator[Path]:
-        mounts = await Snapshotter(scope.services, snapshotter).mounts(key)
-        async with temporary_mount(mounts) as path:
-            yield path
-
-    opts: list[SpecOpt] = []
-    if image is not None:
-        opts.append(with_image_config())
-    if options.args is not None:
-        opts.append(with_process_args(*options.args))
-    context = SpecContext(
-        container_id=container_id,
-        namespace=scope.namespace,
-        version=await scope.core.daemon_version(),
-        image_config=await image.config() if image is not None else None,
-        rootfs=rootfs if key else None,
-    )
-    return await generate_spec(context, *opts, *options.spec_opts)

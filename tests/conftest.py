@@ -115,7 +115,8 @@ def private_daemon(containerd_binary: str) -> Callable[..., Daemon]:
 
     def make(**options: Any) -> Daemon:
         name = f"{RUN}-{secrets.token_hex(4)}"
-        given = {"root": f"/var/lib/{name}", "state": f"/run/{name}", "binary": containerd_binary}
+        places = {"root": f"/var/lib/{name}", "state": f"/run/{name}"}
+        given = places | {"binary": containerd_binary, "log_level": "warn"}
         return Daemon(**given | options)
 
     return make
@@ -198,7 +199,12 @@ async def _remove_data(channel: Any, headers: dict[str, str]) -> None:
         ListImagesRequest,
     )
     from containerd_aio.api.containerd.services.introspection.v1 import IntrospectionStub, PluginsRequest
-    from containerd_aio.api.containerd.services.leases.v1 import DeleteRequest, LeasesStub, ListRequest
+    from containerd_aio.api.containerd.services.leases.v1 import (
+        CreateRequest,
+        DeleteRequest,
+        LeasesStub,
+        ListRequest,
+    )
     from containerd_aio.api.containerd.services.snapshots.v1 import SnapshotsStub
     from containerd_aio.errors import NotFound
 
@@ -209,6 +215,10 @@ async def _remove_data(channel: Any, headers: dict[str, str]) -> None:
     for lease in (await leases.list(ListRequest(), metadata=headers)).leases:
         with suppress(NotFound):  # a lease may expire by itself
             await leases.delete(DeleteRequest(id=lease.id), metadata=headers)
+    # A collection that is waited for: a call cancelled by a test may still have been carried out behind its back.
+    last = await leases.create(CreateRequest(), metadata=headers)
+    assert last.lease is not None
+    await leases.delete(DeleteRequest(id=last.lease.id, sync=True), metadata=headers)
     introspection = IntrospectionStub(channel)
     for plugin in (await introspection.plugins(PluginsRequest())).plugins:
         if plugin.type == "io.containerd.snapshotter.v1" and plugin.init_err is None:

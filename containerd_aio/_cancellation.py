@@ -1,0 +1,61 @@
+"""Calls that must not be given up half-way."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+import anyio
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+T = TypeVar("T")
+
+# Seconds that a cancelled caller waits for the call to end, and again for it to be undone.
+GRACE = 10.0
+
+
+async def carry_through(
+    work: Callable[[], Awaitable[T]], *, undo: Callable[[], Awaitable[object]], grace: float = GRACE
+) -> T:
+    """Await `work` to its end even when the caller is cancelled meanwhile, and undo it then.
+
+    A daemon whose caller hangs up in the middle of a create may have done it, may have left half of it (a shim's
+    socket, a runtime's directory), or may still be doing it. Here the cancellation waits for the outcome.
+
+    Args:
+        work: Makes something.
+        undo: Removes what `work` made; called only when the caller was cancelled. It must not raise.
+        grace: Seconds that a cancelled caller waits for `work`, and again for `undo`.
+
+    Returns:
+        What `work` returned.
+    """
+    ended = anyio.Event()
+    scope = anyio.CancelScope(shield=True)
+    results: list[T] = []
+    failures: list[Exception] = []
+
+    async def run() -> None:
+        try:
+            with scope:
+                results.append(await work())
+        except Exception as exc:  # noqa: BLE001 - raised again below, in the caller
+            failures.append(exc)
+        finally:
+            ended.set()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(run)
+        try:
+            await ended.wait()
+        except anyio.get_cancelled_exc_class():
+            scope.deadline = anyio.current_time() + grace
+            with anyio.CancelScope(shield=True):
+                await ended.wait()
+                with anyio.move_on_after(grace):
+                    await undo()
+            raise
+    if failures:
+        raise failures[0]
+    return results[0]
