@@ -199,8 +199,19 @@ class Stream(_GrpclibStream[Any, Any]):
             raise Internal(f"the reply is not a {self._recv_type.__name__}: {exc}") from exc
 
     async def recv_encoded(self) -> list[bytes]:
-        """Return every message that is here, encoded, waiting for the first; an empty list at the end of the stream."""
-        return await self._arrival(self._receiver.take_all) or []
+        """Return every message that is here, encoded, waiting for the first; an empty list at the end of the stream.
+
+        Raises:
+            ContainerdError: The call failed. Translated here already: who reads in a task group raises into the group
+                first, and not through the block of this stream.
+        """
+        try:
+            return await self._arrival(self._receiver.take_all) or []
+        except Exception as exc:
+            translated = self._translated(exc)
+            if translated is None or translated is exc:
+                raise
+            raise translated from exc
 
     async def _arrival(self, take: Callable[[], T]) -> T | None:
         """Return what `take` finds, waiting if there is nothing yet; None at the end of the stream."""

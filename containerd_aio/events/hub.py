@@ -93,7 +93,7 @@ class EventHub:
         self._subscribers: set[Subscription] = set()
         self._echoes: dict[str, anyio.Event] = {}
         self._waiters: dict[ProcessRecord, anyio.Event] = {}
-        self._status_queues: set[deque[Status]] = set()
+        self._status_queues: list[deque[Status]] = []
         self._changed = anyio.Event()
         self._buffer: list[EnvelopeView] | None = None
         self._tasks: TaskGroup | None = None
@@ -400,7 +400,7 @@ class EventHub:
     async def statuses(self) -> AsyncIterator[Status]:
         """Yield the present status, then every change."""
         queue: deque[Status] = deque([self.status], maxlen=64)
-        self._status_queues.add(queue)
+        self._status_queues.append(queue)
         try:
             while True:
                 while queue:
@@ -409,7 +409,8 @@ class EventHub:
                     return
                 await self._changed.wait()
         finally:
-            self._status_queues.discard(queue)
+            # by identity: deques are compared by what is in them
+            self._status_queues = [other for other in self._status_queues if other is not queue]
 
     def statistics(self) -> Statistics:
         """Return the counters."""
