@@ -42,6 +42,7 @@ __all__ = ["Daemon"]
 
 _NOT_INHERITED = frozenset({"NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "WATCHDOG_USEC", "WATCHDOG_PID"})
 _POLL = 0.01
+_PROBE_TIMEOUT = 2.0
 _LOCK_POLL = 0.05
 _SHOWN_LINES = 8
 
@@ -264,16 +265,17 @@ class Daemon:
         with self._gate:
             if self._leaving:
                 return False
-            self._makedirectories(self.state)
-            path = f"{self.state}/lock"
-            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            with contextlib.suppress(OSError):
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                # It may have been deleted, with its folder, between the two calls.
-                if os.path.samestat(os.fstat(lock), os.stat(path)):  # noqa: PTH116
-                    self._lock = lock
-                    return True
-            os.close(lock)
+            self._make_directories(os.path.dirname(self.state))  # noqa: PTH120
+            with contextlib.suppress(FileNotFoundError):  # a predecessor is just removing that directory
+                lock = os.open(self._layout.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                with contextlib.suppress(OSError):
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    # The file is removed while it is locked: it may be another one by now.
+                    if os.path.samestat(os.fstat(lock), os.stat(self._layout.lock)):  # noqa: PTH116
+                        self._lock = lock
+                        self._make_directories(self.state)
+                        return True
+                os.close(lock)
             return False
 
     async def _begin(self) -> None:
@@ -285,6 +287,7 @@ class Daemon:
         else:
             self._owned = True
             await anyio.to_thread.run_sync(self._prepare)
+            self._follow_log()
             await self._start()
 
     async def _take_over(self, process: WatchedProcess) -> None:
@@ -300,6 +303,7 @@ class Daemon:
                 f"the daemon of {self.state} (pid {process.pid}) runs with root={recorded.root!r} and "
                 f"address={recorded.address!r}; give these to adopt it"
             )
+        self._follow_log()
         await self._await_ready(process)
         created = {*self._layout.created, *recorded.created} - ({self.root} if self._keep else set())
         self._layout = dataclasses.replace(self._layout, created=tuple(sorted(created)))
@@ -313,7 +317,7 @@ class Daemon:
         except (OSError, ValueError, KeyError, TypeError):
             return self._layout
 
-    def _makedirectories(self, folder: str) -> None:
+    def _make_directories(self, folder: str) -> None:
         created = set(self._layout.created)
         for path in (*reversed(Path(folder).parents), Path(folder)):
             with contextlib.suppress(FileExistsError):
@@ -327,8 +331,8 @@ class Daemon:
         with self._gate:
             if self._leaving or self._lock is None:
                 return
-            self._makedirectories(self.root)
-            self._makedirectories(os.path.dirname(self.address))  # noqa: PTH120
+            self._make_directories(self.root)
+            self._make_directories(os.path.dirname(self.address))  # noqa: PTH120
             if not self._detach:
                 self._guardian = Guardian.start(self._layout, lock=self._lock)
 
@@ -369,11 +373,13 @@ class Daemon:
             cleanup.end_daemon(dataclasses.replace(self._layout, stop_timeout=0))
 
     async def _await_ready(self, process: WatchedProcess) -> None:
-        problem = "nothing listens"
+        problem = "it does not answer"
         with anyio.move_on_after(self._start_timeout):
             while not process.exited.is_set():
                 try:
-                    self._version = await probe(self.address)
+                    self._version = await probe(
+                        self.address, timeout=min(_PROBE_TIMEOUT, self._start_timeout / 2)
+                    )
                 except (Unavailable, DeadlineExceeded) as error:
                     problem = str(error)
                 else:
@@ -414,13 +420,16 @@ class Daemon:
             raise Closed("the daemon's context has been left")
         self._process = process
         self._tasks.start_soon(self._watch, process)
-        if self._follower is None:
+
+    def _follow_log(self) -> None:
+        """Begin with what is written from now on: called before the daemon is started."""
+        if self._follower is None and self._tasks is not None:
             self._follower = Follower(self.log_file, self._log)
             self._tasks.start_soon(self._follower.run)
 
     async def _watch(self, process: WatchedProcess) -> None:
         await process.watch()
-        if not self._expected_end:
+        if process.exited.is_set() and not self._expected_end:
             self._log.error("containerd ended unexpectedly", pid=process.pid, returncode=process.returncode)
 
     # -- ending -------------------------------------------------------------------------------------------------
@@ -442,23 +451,31 @@ class Daemon:
     async def _leave(self, *, detach: bool) -> None:
         tasks, self._tasks = self._tasks, None
         with anyio.CancelScope(shield=True):
-            if self._owned and not detach:
-                self._expected_end = True
-                for problem in await anyio.to_thread.run_sync(self._clean):
-                    self._log.warning("left behind", problem=problem)
-                if self._process is not None:
-                    await self._process.exited.wait()
-            self._leaving = True
+            self._expected_end = self._owned
+            for problem in await anyio.to_thread.run_sync(self._clear_up, detach):
+                self._log.warning("left behind", problem=problem)
+            if self._owned and not detach and self._process is not None:
+                await self._process.exited.wait()
             if self._guardian is not None:
                 await self._guardian.dismiss()
             if self._lock is not None:
                 os.close(self._lock)
+        if self._process is not None:
+            self._process.release()
+        if self._follower is not None:
+            self._follower.close()
         if tasks is not None:
-            tasks.cancel_scope.cancel()
             # An error of the body is not the task group's: it must not come out wrapped in an ExceptionGroup.
             await tasks.__aexit__(None, None, None)
 
-    def _clean(self) -> list[str]:
+    def _clear_up(self, detach: bool) -> list[str]:
         with self._gate:
             self._leaving = True
-        return cleanup.clean(self._layout)
+            layout = self._layout
+            if self._lock is None:
+                return []
+            if detach or not self._owned:
+                # Nothing of it is ours to remove but what was made for a daemon that was not even started.
+                layout = dataclasses.replace(layout, created=() if detach else layout.created)
+                return list(cleanup.remove_created(layout))
+        return cleanup.clean(layout)

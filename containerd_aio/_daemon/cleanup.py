@@ -62,6 +62,11 @@ class Layout:
     created: tuple[str, ...] = ()
     stop_timeout: float = 15.0
 
+    @property
+    def lock(self) -> str:
+        """The file that is locked by whoever keeps this daemon; beside the state, as it outlives it."""
+        return f"{self.state}.lock"
+
     def to_json(self) -> str:
         """One line of JSON."""
         return json.dumps(dataclasses.asdict(self))
@@ -186,8 +191,11 @@ def _wait_all(handles: Iterable[Handle], timeout: float) -> list[Handle]:
     for fd in remaining:
         poll.register(fd, select.POLLIN)
     deadline = time.monotonic() + timeout
-    while remaining and (left := deadline - time.monotonic()) > 0:
-        for fd, _ in poll.poll(left * 1000):
+    while remaining:
+        ready = poll.poll(max(0.0, deadline - time.monotonic()) * 1000)
+        if not ready:
+            break
+        for fd, _ in ready:
             poll.unregister(fd)
             del remaining[fd]
     return list(remaining.values())
@@ -327,20 +335,21 @@ def _unlink_socket(path: str) -> None:
             Path(path).unlink()
 
 
-def _remove_created(layout: Layout) -> Iterator[str]:
-    # The innermost first: a parent made for the state directory is empty by then.
-    for folder in sorted(layout.created, key=len, reverse=True):
+def remove_created(layout: Layout) -> Iterator[str]:
+    """Delete the directories that were created for the daemon, and its lock; yields what could not be done."""
+    for folder in {layout.root, layout.state}.intersection(layout.created):
         if mounts_below(folder):
             yield f"{folder} is kept: something is still mounted in it"
             continue
-        if folder in (layout.root, layout.state):
-            shutil.rmtree(folder, ignore_errors=True)
-        else:
-            with contextlib.suppress(OSError):
-                Path(folder).rmdir()  # a parent of them: others may have moved in
-            continue
+        shutil.rmtree(folder, ignore_errors=True)
         if Path(folder).exists():
             yield f"{folder} could not be deleted"
+    # From here on a successor may come, so from here on nothing that it could use is touched.
+    with contextlib.suppress(OSError):
+        Path(layout.lock).unlink()
+    for folder in sorted(layout.created, key=len, reverse=True):
+        with contextlib.suppress(OSError):
+            Path(folder).rmdir()  # parents, unless somebody else has moved in
 
 
 def clean(layout: Layout) -> list[str]:
@@ -368,11 +377,11 @@ def clean(layout: Layout) -> list[str]:
     _unmount(layout.state, layout.root)
     for path in (*sockets, layout.address, f"{layout.address}.ttrpc"):
         _unlink_socket(path)
-    for name in ("config.toml", "containerd.pid", "layout.json", "lock"):
+    for name in ("config.toml", "containerd.pid", "layout.json"):
         with contextlib.suppress(OSError):
             Path(layout.state, name).unlink()
-    problems += _remove_created(layout)
     _remove_empty(namespaces)
+    problems += remove_created(layout)
     return problems
 
 

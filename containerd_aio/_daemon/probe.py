@@ -9,12 +9,10 @@ from containerd_aio.api.google.protobuf import Empty
 from containerd_aio.api.grpc.health.v1 import HealthCheckRequest, HealthCheckResponseServingStatus, HealthStub
 from containerd_aio.errors import Unavailable
 
-_TIMEOUT = 2.0
 
-
-async def probe(address: str) -> str:
+async def probe(address: str, *, timeout: float) -> str:
     """Ask a daemon for its version, once its health service says that it serves."""
-    channel = Channel(Address.parse(address), timeout=_TIMEOUT, connect_timeout=_TIMEOUT)
+    channel = Channel(Address.parse(address), timeout=timeout, connect_timeout=timeout)
     try:
         health = await HealthStub(channel).check(HealthCheckRequest())
         if health.status != HealthCheckResponseServingStatus.SERVING:

@@ -223,7 +223,7 @@ async def test_the_log_is_followed_from_where_it_ends(tmp_path):
             file.flush()
             await written.wait()
             file.write("level=info msg=last\n")
-        tasks.cancel_scope.cancel()
+        follower.close()
     assert seen == ["broken", "one", "two", "last"]
     assert list(follower.recent)[-1] == "level=info msg=last"
 
@@ -239,7 +239,7 @@ async def test_what_was_read_of_a_long_log_takes_no_space(tmp_path):
     assert path.stat().st_blocks * 512 < 1 << 20
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(follower.run)
-        tasks.cancel_scope.cancel()
+        follower.close()
 
 
 # -- recognising processes ------------------------------------------------------------------------------------
@@ -305,8 +305,8 @@ def layout(tmp_path):
     root, state = tmp_path / "parent" / "root", tmp_path / "state"
     root.mkdir(parents=True)
     state.mkdir()
-    for name in ("config.toml", "containerd.pid", "layout.json", "lock"):
-        (state / name).touch()
+    for name in ("state/config.toml", "state/containerd.pid", "state/layout.json", "state.lock"):
+        (tmp_path / name).touch()
     (root / "data").mkdir()
     return Layout(
         root=str(root),
