@@ -87,7 +87,9 @@ async def docker_entries(
 
 def _parse(data: bytes) -> list[_Item]:
     try:
-        items: list[dict[str, Any]] = json.loads(data)
+        items: Any = json.loads(data)
+        if not isinstance(items, list):
+            raise TypeError("not a list")  # noqa: TRY301 - one except for all
         return [
             _Item(str(i["Config"]), tuple(map(str, i["Layers"] or ())), tuple(map(str, i["RepoTags"] or ())))
             for i in items

@@ -1,0 +1,237 @@
+"""Reading tar streams, and what an archive's images are called."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import tarfile
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+from typing import Any
+
+import pytest
+
+from containerd_aio.distribution._docker_archive import Blob, _find, _layer_type, _parse
+from containerd_aio.distribution._tar import Member, TarReader, clean_path, decompressed
+from containerd_aio.distribution.archive import digest_of_path, name_images
+from containerd_aio.distribution.reference import parse_familiar
+from containerd_aio.errors import InvalidArgument
+from containerd_aio.services.descriptor import Descriptor
+
+LONG = "/".join(["directory" * 5] * 5) + "/file"
+FILES = {"a": b"1" * 700, "empty": b"", "b/c": b"2" * 512, LONG: b"3" * 5000, "ünï": b"4"}
+
+
+def make_tar(format_: int = tarfile.PAX_FORMAT) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=format_) as tar:
+        for name, data in FILES.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            member.mtime = 1.5 if format_ == tarfile.PAX_FORMAT else 1
+            tar.addfile(member, io.BytesIO(data))
+        directory = tarfile.TarInfo("dir/")
+        directory.type = tarfile.DIRTYPE
+        tar.addfile(directory)
+        link = tarfile.TarInfo("link")
+        link.type, link.linkname = tarfile.SYMTYPE, LONG
+        tar.addfile(link)
+    return out.getvalue()
+
+
+async def chunks(data: bytes, size: int) -> AsyncIterator[bytes]:
+    for at in range(0, len(data), size):
+        yield data[at : at + size]
+
+
+async def read(data: bytes, size: int = 1000, *, want: bool = True) -> dict[str, tuple[Member, bytes]]:
+    found: dict[str, tuple[Member, bytes]] = {}
+    async with aclosing(decompressed(chunks(data, size))) as plain:
+        reader = TarReader(plain)
+        async with aclosing(reader.members()) as members:
+            async for member in members:
+                body = b"".join([c async for c in reader.data()]) if want and member.is_file else b""
+                found[member.path] = (member, body)
+    return found
+
+
+@pytest.mark.parametrize("format_", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT], ids=["pax", "gnu"])
+@pytest.mark.parametrize("size", [1, 511, 512, 513, 100_000])
+@pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["plain", "gzip"])
+async def test_members_and_their_data(format_: int, size: int, pack: Callable[[bytes], bytes]) -> None:
+    found = await read(pack(make_tar(format_)), size)
+    assert {path: body for path, (member, body) in found.items() if member.is_file} == FILES
+    assert found["link"][0].link == LONG
+    assert not found["dir"][0].is_file
+    assert [path for path, (member, _) in found.items() if member.size != len(FILES.get(path, b""))] == []
+
+
+async def test_what_is_not_read_is_skipped() -> None:
+    assert list(await read(make_tar(), want=False)) == [*FILES, "dir", "link"]
+
+
+async def test_gzip_of_several_members_and_padding() -> None:
+    data = make_tar()
+    packed = gzip.compress(data[:3000]) + gzip.compress(data[3000:]) + bytes(100)
+    assert list(await read(packed)) == [*FILES, "dir", "link"]
+
+
+async def test_a_gzip_bomb_is_unpacked_piece_by_piece() -> None:
+    member = tarfile.TarInfo("big")
+    member.size = 300 << 20
+    packed = gzip.compress(member.tobuf() + bytes(1 << 20), compresslevel=9)
+    largest = 0
+    async with aclosing(decompressed(chunks(packed, len(packed)))) as plain:
+        async for piece in plain:
+            largest = max(largest, len(piece))
+    assert largest <= 1 << 20
+
+
+async def test_a_pax_size_counts() -> None:
+    member = tarfile.TarInfo("f")
+    member.size = 0
+    header = member.tobuf(tarfile.USTAR_FORMAT)
+    record = b"9 size=3\n"
+    extended = tarfile.TarInfo("x")
+    extended.type, extended.size = tarfile.XHDTYPE, len(record)
+    data = extended.tobuf(tarfile.USTAR_FORMAT) + record.ljust(512, b"\0") + header + b"abc".ljust(512, b"\0")
+    assert (await read(data + bytes(1024)))["f"][1] == b"abc"
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["plain", "gzip"])
+async def test_cut_anywhere_it_is_an_error_or_a_part(pack: Callable[[bytes], bytes]) -> None:
+    """Never another exception, never wrong bytes; at the border of a member the rest may simply be missing."""
+    whole = pack(make_tar())
+    for end in range(0, len(whole), 97):
+        try:
+            found = await read(whole[:end])
+        except InvalidArgument as exc:
+            assert "cut short" in str(exc) or "empty" in str(exc) or "damaged" in str(exc)  # noqa: PT017
+        else:
+            assert all(FILES[path] == body for path, (member, body) in found.items() if member.is_file)
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        (b"", "empty"),
+        (b"\x1f\x8b" + b"x" * 600, "gzip compression is damaged"),
+        (b"not a tar at all" * 100, "no tar archive"),
+        (b"\x28\xb5\x2f\xfd" + bytes(600), "with zstd"),
+        (b"\xfd7zXZ\0" + bytes(600), "with xz"),
+        (b"BZh9" + bytes(600), "with bzip2"),
+        (make_tar(tarfile.GNU_FORMAT)[:1536] + b"x" * 512, "damaged: no tar header at byte"),
+        (make_tar()[:200], "cut short"),
+    ],
+)
+async def test_what_is_no_archive(data: bytes, text: str) -> None:
+    with pytest.raises(InvalidArgument, match=text):
+        await read(data)
+
+
+async def test_hostile_headers() -> None:
+    huge = tarfile.TarInfo("x")
+    huge.type, huge.size = tarfile.XHDTYPE, 1 << 40
+    with pytest.raises(InvalidArgument, match="extended header of"):
+        await read(huge.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
+    for record in (b"x", b"5 a=b", b"99 a=b\n", b"0 a=b\n", b"6 a-b\n"):
+        extended = tarfile.TarInfo("x")
+        extended.type, extended.size = tarfile.XHDTYPE, len(record)
+        with pytest.raises(InvalidArgument, match="malformed extended header"):
+            await read(extended.tobuf(tarfile.USTAR_FORMAT) + record.ljust(512, b"\0") + bytes(1024))
+    sparse = tarfile.TarInfo("x")
+    sparse.type = tarfile.GNUTYPE_SPARSE
+    with pytest.raises(InvalidArgument, match="sparse"):
+        await read(sparse.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
+
+
+@pytest.mark.parametrize(
+    ("path", "clean"),
+    [
+        ("a/b", "a/b"),
+        ("./a", "a"),
+        ("/a//b/", "a/b"),
+        ("a/../b", "b"),
+        ("../../a", "a"),
+        ("a/..", ""),
+        ("", ""),
+    ],
+)
+def test_paths_are_cleaned(path: str, clean: str) -> None:
+    assert clean_path(path) == clean
+
+
+def test_digests_of_paths() -> None:
+    assert digest_of_path("blobs/sha256/" + "a" * 64) == "sha256:" + "a" * 64
+    assert digest_of_path("index.json") is None
+    assert digest_of_path("abc/layer.tar") is None
+    assert digest_of_path("blobs/sha256") is None
+    with pytest.raises(InvalidArgument):
+        digest_of_path("blobs/sha256/nonsense")
+    with pytest.raises(InvalidArgument, match="sha256 digests only"):
+        digest_of_path("blobs/sha512/" + "a" * 128)
+
+
+def entry(letter: str = "a", **annotations: str) -> Descriptor:
+    names = {"name": "io.containerd.image.name", "ref": "org.opencontainers.image.ref.name"}
+    return Descriptor("m", "sha256:" + letter * 64, 1, {names[k]: v for k, v in annotations.items()})
+
+
+@pytest.mark.parametrize(
+    ("entries", "given", "expected"),
+    [
+        ([entry(name="x/y:1", ref="1")], None, ["x/y:1"]),
+        ([entry(name="anything goes")], "ours", ["anything goes"]),
+        ([entry(ref="docker.io/a/b:2")], None, ["docker.io/a/b:2"]),
+        ([entry(ref="a/b")], None, ["docker.io/a/b:latest"]),
+        ([entry(ref="2")], "app", ["docker.io/library/app:2"]),
+        ([entry(ref="2")], "example.com:5000/app", ["example.com:5000/app:2"]),
+        ([entry(ref="2")], "app:3", ["docker.io/library/app:3"]),
+        ([entry()], "app", ["docker.io/library/app:latest"]),
+        (
+            [entry(ref="1"), entry("b", ref="2")],
+            "app",
+            ["docker.io/library/app:1", "docker.io/library/app:2"],
+        ),
+        ([entry(name="a"), entry("b")], None, ["a"]),
+        ([entry(name="a"), entry(name="a")], None, ["a", "a"]),
+    ],
+)
+def test_names(entries: list[Descriptor], given: str | None, expected: list[str]) -> None:
+    reference = None if given is None else parse_familiar(given)
+    tagged = given is not None and ":" in given.rpartition("/")[2]
+    assert [name for name, _ in name_images(entries, reference, tagged=tagged)] == expected
+
+
+def test_names_that_are_missing_or_not_unique() -> None:
+    with pytest.raises(InvalidArgument, match="give name="):
+        name_images([entry(ref="latest")], None, tagged=False)
+    assert name_images([entry()], None, tagged=False, required=False) == []
+    with pytest.raises(InvalidArgument, match=r"several images .*app:1"):
+        name_images([entry(), entry("b")], parse_familiar("app:1"), tagged=True)
+
+
+def test_docker_manifests() -> None:
+    (item,) = _parse(b'[{"Config":"c","RepoTags":null,"Layers":["l"]}]')
+    assert (item.config, item.layers, item.tags) == ("c", ("l",), ())
+    for bad in (b"{", b"{}", b"[1]", b'[{"Config":"c"}]', b"3"):
+        with pytest.raises(InvalidArgument, match=r"manifest\.json"):
+            _parse(bad)
+
+
+def test_links_between_layers() -> None:
+    blob = Blob("sha256:x", 1)
+    links: dict[str, str] = {"b/layer.tar": "../a/layer.tar", "loop": "loop", "out": "nowhere"}
+    files: dict[str, Any] = {"a/layer.tar": blob}
+    assert _find("b/layer.tar", files, links) is blob
+    assert _find("./a/layer.tar", files, links) is blob
+    for missing in ("loop", "out", "no"):
+        with pytest.raises(InvalidArgument, match="incomplete"):
+            _find(missing, files, links)
+
+
+@pytest.mark.parametrize(
+    ("magic", "end"), [(b"\x1f\x8b\x08", "tar+gzip"), (b"\x28\xb5\x2f\xfd", "tar+zstd"), (b"bin/", "tar")]
+)
+def test_how_a_layer_is_compressed(magic: bytes, end: str) -> None:
+    assert _layer_type(Blob("d", 1, magic)).endswith(end)
