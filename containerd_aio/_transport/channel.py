@@ -277,11 +277,10 @@ class Stream(_GrpclibStream[Any, Any]):
         if isinstance(exc, StreamTerminatedError):
             if self._channel.closed:
                 return Closed("the client was closed during the call", method=method)
-            return Unavailable(
-                f"the connection to containerd at {self._channel.address} broke during the call ({exc}); "
-                f"whether it was carried out is not known",
-                method=method,
-            )
+            text = f"the connection to containerd at {self._channel.address} broke during the call ({exc})"
+            if not self._cardinality.server_streaming:
+                text += "; whether it was carried out is not known"
+            return Unavailable(text, method=method)
         if isinstance(exc, TimeoutError) and exc is self._wrapper.error:
             return DeadlineExceeded(
                 f"no answer from containerd at {self._channel.address} within the deadline; "
