@@ -14,7 +14,14 @@ from containerd_aio._scope import Core, Scope
 from containerd_aio._supervisor import Supervisor
 from containerd_aio._transport.connections import Connections
 from containerd_aio._transport.dial import DEFAULT_ADDRESS, Address
-from containerd_aio.errors import Closed, ConnectError, ContainerdError, InvalidArgument, Unimplemented
+from containerd_aio.errors import (
+    Closed,
+    ConnectError,
+    ContainerdError,
+    DeadlineExceeded,
+    InvalidArgument,
+    Unimplemented,
+)
 
 if TYPE_CHECKING:
     import ssl
@@ -424,6 +431,7 @@ async def _check_is_containerd(connections: Connections) -> None:
     """Dial, and make sure that it is containerd that answers."""
     from containerd_aio.services.stubs import Services
 
+    await connections.rpc.dial()
     try:
         await Services(connections, "default").version.version(timeout=connections.rpc.connect_timeout)
     except Unimplemented as exc:
@@ -431,4 +439,10 @@ async def _check_is_containerd(connections: Connections) -> None:
             f"cannot use {connections.address}: a gRPC server answers there, but it is not containerd",
             address=str(connections.address),
             reason="not-containerd",
+        ) from exc
+    except DeadlineExceeded as exc:
+        raise ConnectError(
+            f"cannot use {connections.address}: connected, but there is no answer; containerd is frozen or overloaded",
+            address=str(connections.address),
+            reason="not-serving",
         ) from exc

@@ -305,7 +305,7 @@ async def test_cancelling_a_creation_leaves_neither_task_nor_snapshot_nor_fifo(c
     leases = Leases(client.services)
     await leases.delete(await leases.create(), sync=True)
     assert {info.name for info in await snapshots.list()} == committed
-    assert {p for p in Path("/run/containerd/fifo").glob("*")} <= fifos
+    assert set(Path("/run/containerd/fifo").glob("*")) <= fifos
 
 
 async def test_exits_of_an_exec_and_its_container_are_told_apart_as_events(client: Client) -> None:
