@@ -48,6 +48,7 @@ SYSTEM_PACKAGES: dict[str, str | None] = {
     "ca-certificates": None,
 }
 ATTEMPTS = 3
+RETRY_DELAY = 2.0
 
 
 class TestbedError(Exception):
@@ -160,7 +161,7 @@ def run(argv: Sequence[str], *, cwd: Path | None = None, attempts: int = 1) -> s
             return done.stdout
         if attempt < attempts:
             say(f"{argv[0]} failed ({attempt} of {attempts}), trying again")
-            threading.Event().wait(2.0 * attempt)  # a mirror in trouble: give it a moment
+            threading.Event().wait(RETRY_DELAY * attempt)  # a mirror in trouble: give it a moment
     tail = "; ".join((done.stderr or done.stdout).strip().splitlines()[-3:])
     raise TestbedError(f"{' '.join(argv[:1])} ... {argv[-1]} failed with {done.returncode}: {tail}")
 
@@ -233,11 +234,13 @@ def missing_packages() -> list[str]:
     """Debian packages that the machine lacks."""
     by_dpkg = [name for name, command in SYSTEM_PACKAGES.items() if command is None]
     query = ["dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\n", *by_dpkg]
-    installed = subprocess.run(query, capture_output=True, text=True, check=False).stdout.split("\n")
+    installed: list[str] = []
+    with contextlib.suppress(FileNotFoundError):  # not Debian
+        installed = subprocess.run(query, capture_output=True, text=True, check=False).stdout.split("\n")
     missing = [name for name in by_dpkg if f"{name} installed" not in installed]
     missing += [name for name, command in SYSTEM_PACKAGES.items() if command and not which(command)]
     with contextlib.suppress(ImportError):
-        import ensurepip  # noqa: F401, PLC0415 - only its presence is asked: Debian splits it off
+        import ensurepip  # noqa: F401 - only its presence is asked: Debian splits it off
 
         return missing
     return [*missing, "python3-venv"]
