@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from betterproto2 import Message
 
     from containerd_aio._scope import Scope
-    from containerd_aio.oci import Spec, SpecOpt
+    from containerd_aio.api.google.protobuf import Any as AnyMessage
+    from containerd_aio.oci import RuncOptions, Spec, SpecOpt
 
 DEFAULT_RUNTIME = "io.containerd.runc.v2"
 """The runtime of a container that names none, on Linux (Go: ``defaults.DefaultRuntime``)."""
@@ -55,7 +56,7 @@ class ContainerOptions:
     snapshot: str | None = None
     snapshotter: str | None = None
     runtime: str | None = None
-    runtime_options: Message | None = None
+    runtime_options: RuncOptions | Message | None = None
     labels: Mapping[str, str] | None = None
     extensions: Mapping[str, Message] | None = None
 
@@ -104,7 +105,7 @@ async def create_container(scope: Scope, container_id: str, options: ContainerOp
                 labels=dict(options.labels or {}),
                 runtime=ContainerRuntime(
                     name=options.runtime or DEFAULT_RUNTIME,
-                    options=typeurl.pack(options.runtime_options) if options.runtime_options else None,
+                    options=_pack_runtime_options(options.runtime_options),
                 ),
                 spec=typeurl.pack(to_json(spec), typeurl.SPEC),
                 snapshotter=snapshotter if key else "",
@@ -141,6 +142,12 @@ async def _remove_snapshot(scope: Scope, snapshotter: str, key: str) -> None:
             await Snapshotter(scope.services, snapshotter).remove(key)
         except ContainerdError as exc:
             _log.debug("snapshot not removed", key=key, error=str(exc))
+
+
+def _pack_runtime_options(options: RuncOptions | Message | None) -> AnyMessage | None:
+    if options is None:
+        return None
+    return typeurl.pack(getattr(options, "raw", options))
 
 
 async def _forget_container(scope: Scope, container_id: str) -> None:

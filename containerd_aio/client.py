@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from containerd_aio.events.status import Statistics, Status
     from containerd_aio.events.subscription import Subscription
     from containerd_aio.image import Image
-    from containerd_aio.oci import Spec, SpecOpt
+    from containerd_aio.oci import RuncOptions, Spec, SpecOpt
     from containerd_aio.services.introspection import ServerInfo
     from containerd_aio.services.namespaces import Namespaces
     from containerd_aio.services.stubs import Services
@@ -313,7 +313,7 @@ class Client:
         snapshot: str | None = None,
         snapshotter: str | None = None,
         runtime: str | None = None,
-        runtime_options: Message | None = None,
+        runtime_options: RuncOptions | Message | None = None,
         labels: Mapping[str, str] | None = None,
         extensions: Mapping[str, Message] | None = None,
     ) -> Container:
@@ -328,7 +328,7 @@ class Client:
             snapshot: Key of an existing snapshot; by default one is prepared from the image under the container's id.
             snapshotter: Name of the snapshotter; by default the namespace's, else ``overlayfs``.
             runtime: Name of the runtime; ``io.containerd.runc.v2`` by default.
-            runtime_options: Options of the runtime, such as ``oci.RuncOptions(...).to_message()``.
+            runtime_options: Options of the runtime: `oci.RuncOptions` for runc, or a message of ``containerd_aio.api``.
             labels: Its labels.
             extensions: Messages kept with the record, by name.
 

@@ -36,6 +36,8 @@ from containerd_aio.events.exits import ExitStatus
 from containerd_aio.events.inquiry import task_state
 from containerd_aio.events.records import Incarnation, ProcessRecord
 from containerd_aio.events.timestamps import to_ns
+from containerd_aio.oci import Process as OCIProcess
+from containerd_aio.oci import to_json
 from containerd_aio.stdio import null
 
 if TYPE_CHECKING:
@@ -449,7 +451,7 @@ class Exec(Process):
                 stdout=config.stdout,
                 stderr=config.stderr,
                 terminal=config.terminal,
-                spec=typeurl.pack(process, typeurl.PROCESS),
+                spec=typeurl.pack(to_json(process, kind=OCIProcess), typeurl.PROCESS),
             )
         )
 

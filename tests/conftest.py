@@ -131,7 +131,7 @@ def namespace(daemon: Daemon) -> Iterator[str]:
     name = f"{RUN}-{secrets.token_hex(4)}"
     yield name
     anyio.run(_remove_namespace, daemon.address, name)
-    for folder in (Path("/run/containerd/runc", name), *Path("/sys/fs/cgroup").glob(f"**/{name}")):
+    for folder in (Path("/run/containerd/runc", name), *Path("/sys/fs/cgroup").glob(f"*/{name}")):
         with suppress(OSError):
             folder.rmdir()
 
