@@ -1,13 +1,9 @@
-"""Images on real daemons: import, unpack, and that neither loses or leaves anything."""
+"""Images on real daemons: unpacking, and that neither garbage collections nor cancellations do harm."""
 
 from __future__ import annotations
 
-import gzip
-import io
 import json
-import random
-import tarfile
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +14,11 @@ from containerd_aio._transport.channel import Call
 from containerd_aio._transport.connections import Connections
 from containerd_aio._transport.dial import Address
 from containerd_aio.daemon import Daemon
-from containerd_aio.distribution.archive import import_archive
-from containerd_aio.distribution.manifests import OCI_INDEX, OCI_MANIFEST
-from containerd_aio.errors import DataLoss, InvalidArgument, NotFound
+from containerd_aio.distribution.manifests import OCI_MANIFEST
+from containerd_aio.errors import DataLoss
 from containerd_aio.image import Image
 from containerd_aio.services.content import ContentStore
-from containerd_aio.services.descriptor import Descriptor, Platform
+from containerd_aio.services.descriptor import Descriptor
 from containerd_aio.services.diff import Diff
 from containerd_aio.services.images import ImageStore
 from containerd_aio.services.leases import Leases, lease
@@ -31,18 +26,19 @@ from containerd_aio.services.snapshots import Kind, Mount, Snapshotter
 from containerd_aio.services.stubs import Services
 from containerd_aio.testing.images import (
     Compression,
-    Variant,
     build_image_archive,
-    build_index_archive,
     busybox_image,
 )
-
-NAME = "docker.io/library/sample:1.0"
-LAYERS = [
-    {"etc/one": b"1" * 5000},
-    {"etc/two": b"2"},
-    {"etc/.wh.one": b"", "three": random.Random(1).randbytes(300_000)},
-]
+from tests.integration.image_support import (
+    LAYERS,
+    NAME,
+    collect_garbage,
+    eventually,
+    import_one,
+    in_chunks,
+    in_pieces,
+    leftovers,
+)
 
 
 class CancelAt:
@@ -84,259 +80,6 @@ async def services(daemon: Daemon, namespace: str, cancel_at: CancelAt) -> Async
 @pytest.fixture
 def archive(tmp_path: Path) -> Path:
     return build_image_archive(tmp_path / "sample.tar", NAME, layers=LAYERS)
-
-
-async def collect_garbage(services: Services) -> None:
-    """Run a garbage collection and wait for it."""
-    store = ImageStore(services)
-    target = Descriptor(OCI_MANIFEST, "sha256:" + "0" * 64, 1)
-    await store.create_or_update("garbage", target)
-    await store.delete("garbage", sync=True)
-
-
-async def leftovers(services: Services) -> dict[str, list[Any]]:
-    """What there is besides finished content, snapshots and images."""
-    return {
-        "leases": await Leases(services).list(),
-        "ingests": await ContentStore(services).statuses(),
-        "active": await Snapshotter(services).list("kind==active"),
-    }
-
-
-async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
-    """Wait for what the daemon does in its own time: it carries out calls that were cancelled as well."""
-    with anyio.fail_after(10):
-        while not await condition():  # noqa: ASYNC110
-            await anyio.sleep(0.02)
-
-
-async def import_one(services: Services, source: Any, **options: Any) -> Image:
-    (record,) = await import_archive(services, source, **options)
-    return Image(services, record)
-
-
-async def in_pieces(*pieces: bytes) -> AsyncIterator[bytes]:
-    for piece in pieces:
-        yield piece
-
-
-def bytes_of(path: Path) -> bytes:
-    return path.read_bytes()
-
-
-async def in_chunks(path: Path, size: int = 10_000) -> AsyncIterator[bytes]:
-    data = await anyio.Path(path).read_bytes()
-    for at in range(0, len(data), size):
-        yield data[at : at + size]
-
-
-# -- import -----------------------------------------------------------------------------------------------------
-
-
-async def test_import_makes_a_record_and_labels_the_content(services: Services, archive: Path) -> None:
-    image = await import_one(services, archive, labels={"a": "b"})
-    assert image.name == NAME
-    assert image.labels == {"a": "b"}
-    assert image.created_at is not None
-    assert image.target.media_type == OCI_MANIFEST
-    manifest = await image.manifest()
-    labels = (await ContentStore(services).info(image.target.digest)).labels
-    assert labels == {
-        "containerd.io/gc.ref.content.config": manifest.config.digest,
-        **{f"containerd.io/gc.ref.content.l.{i}": layer.digest for i, layer in enumerate(manifest.layers)},
-    }
-    await collect_garbage(services)
-    digests = {info.digest for info in await ContentStore(services).list()}
-    assert digests == {image.target.digest, manifest.config.digest, *(d.digest for d in manifest.layers)}
-    assert await leftovers(services) == {"leases": [], "ingests": [], "active": []}
-    assert not await image.is_unpacked()
-
-
-async def test_import_from_a_stream_of_bytes_and_from_gzip(
-    services: Services, archive: Path, tmp_path: Path
-) -> None:
-    packed = tmp_path / "sample.tar.gz"
-    packed.write_bytes(gzip.compress(bytes_of(archive)))
-    image = await import_one(services, in_chunks(archive, 777))
-    assert (await import_one(services, packed)).target == image.target
-    assert (await import_one(services, in_chunks(packed, 1))).target == image.target
-
-
-async def test_import_again_changes_nothing(services: Services, archive: Path) -> None:
-    first = await import_one(services, archive, labels={"keep": "me"})
-    before = {info.digest: info.labels for info in await ContentStore(services).list()}
-    second = await import_one(services, archive)
-    assert second.target == first.target
-    assert second.labels == {"keep": "me"}
-    assert {info.digest: info.labels for info in await ContentStore(services).list()} == before
-
-
-async def test_import_by_many_at_once(services: Services, archive: Path) -> None:
-    targets: list[Descriptor] = []
-
-    async def work() -> None:
-        image = await import_one(services, archive)
-        await image.unpack()
-        targets.append(image.target)
-
-    async with anyio.create_task_group() as group:
-        for _ in range(6):
-            group.start_soon(work)
-    assert len(targets) == 6
-    assert len(set(map(str, targets))) == 1
-    assert await leftovers(services) == {"leases": [], "ingests": [], "active": []}
-
-
-async def test_import_picks_the_platform(services: Services, tmp_path: Path) -> None:
-    archive = build_index_archive(
-        tmp_path / "multi.tar",
-        NAME,
-        Variant([{"a": b"amd64"}], platform="linux/amd64"),
-        Variant([{"a": b"arm64"}], platform="linux/arm64"),
-        Variant([{"a": b"s390x"}], platform="linux/s390x"),
-    )
-    image = await import_one(services, archive, platform=Platform("linux", "arm64"))
-    assert image.target.media_type == OCI_INDEX
-    assert list(map(str, await image.platforms())) == ["linux/amd64", "linux/arm64", "linux/s390x"]
-    await collect_garbage(services)
-    assert len(await ContentStore(services).list()) == 4  # index, manifest, config, layer
-    arm = await Image.get(services, NAME, platform=Platform("linux", "arm64"))
-    assert (await arm.config())["architecture"] == "arm64"
-    assert await arm.unpack()
-    with pytest.raises(NotFound):
-        await (await Image.get(services, NAME, platform=Platform("linux", "s390x"))).manifest()
-    with pytest.raises(NotFound, match="linux/amd64, linux/arm64, linux/s390x"):
-        await (await Image.get(services, NAME, platform=Platform("linux", "riscv64"))).manifest()
-    await import_archive(services, archive, all_platforms=True)
-    await collect_garbage(services)
-    assert len(await ContentStore(services).list()) == 10
-    with pytest.raises(NotFound, match="nothing for this platform"):
-        await import_archive(services, archive, platform=Platform("windows", "amd64"))
-
-
-async def test_import_of_an_index_under_a_name_of_its_own(services: Services, archive: Path) -> None:
-    index, image = await import_archive(services, archive, index_name="whole")
-    assert (index.name, image.name) == ("whole", NAME)
-    assert index.target.media_type == OCI_INDEX
-    await ImageStore(services).delete(NAME)
-    await collect_garbage(services)
-    assert (await Image(services, index).manifest()).target.digest == image.target.digest
-
-
-def docker_archive(path: Path) -> Path:
-    """What `docker save` wrote before version 25: layers by directory, one of them a link to another image's."""
-    layer = io.BytesIO()
-    with tarfile.open(fileobj=layer, mode="w") as tar:
-        tar.addfile(tarfile.TarInfo("file"))
-    import hashlib
-
-    digest = "sha256:" + hashlib.sha256(layer.getvalue()).hexdigest()
-    config = json.dumps(
-        {"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": [digest, digest]}}
-    ).encode()
-    manifest = [
-        {"Config": "c.json", "RepoTags": ["old:2", "old:3"], "Layers": ["a/layer.tar", "b/layer.tar"]}
-    ]
-    with tarfile.open(path, mode="w") as tar:
-        for name, data in (
-            ("a/layer.tar", layer.getvalue()),
-            ("a/VERSION", b"1.0"),
-            ("c.json", config),
-            ("manifest.json", json.dumps(manifest).encode()),
-        ):
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
-        link = tarfile.TarInfo("b/layer.tar")
-        link.type, link.linkname = tarfile.SYMTYPE, "../a/layer.tar"
-        tar.addfile(link)
-    return path
-
-
-async def test_import_of_an_old_docker_archive(services: Services, tmp_path: Path) -> None:
-    records = await import_archive(services, docker_archive(tmp_path / "docker.tar"))
-    assert [r.name for r in records] == ["docker.io/library/old:2", "docker.io/library/old:3"]
-    await collect_garbage(services)
-    image = Image(services, records[0])
-    assert len(await image.rootfs()) == 2
-    assert await image.unpack() == await image.chain_id()
-
-
-# -- what is no image -------------------------------------------------------------------------------------------
-
-
-def with_member(archive: Path, name: str, data: bytes | None) -> bytes:
-    """The archive with one member replaced, or left out."""
-    out = io.BytesIO()
-    with tarfile.open(archive) as old, tarfile.open(fileobj=out, mode="w") as new:
-        for member in old:
-            content = old.extractfile(member)
-            if member.name != name:
-                new.addfile(member, content)
-            elif data is not None:
-                member.size = len(data)
-                new.addfile(member, io.BytesIO(data))
-    return out.getvalue()
-
-
-def a_layer(archive: Path) -> str:
-    """Path of the biggest blob."""
-    with tarfile.open(archive) as tar:
-        return max((m for m in tar if m.isfile()), key=lambda m: m.size).name
-
-
-@pytest.mark.parametrize(
-    ("spoil", "text"),
-    [
-        pytest.param(lambda _: b"", "empty", id="empty"),
-        pytest.param(lambda _: b"garbage" * 1000, "no tar archive", id="garbage"),
-        pytest.param(lambda _: bytes(2048), "no image", id="zeros"),
-        pytest.param(lambda _: b"\x28\xb5\x2f\xfd" + bytes(600), "compressed with zstd", id="zstd"),
-        pytest.param(lambda p: p.read_bytes()[:2000], "cut short", id="cut in the first blob"),
-        pytest.param(
-            lambda p: with_member(p, a_layer(p), b"x" * 300), f"digest sha256:{'[0-9a-f]' * 64}", id="damaged"
-        ),
-        pytest.param(lambda p: with_member(p, a_layer(p), None), "layer.* is missing", id="no layer"),
-        pytest.param(lambda p: with_member(p, "index.json", None), "without index.json", id="no index"),
-        pytest.param(lambda p: with_member(p, "oci-layout", None), "no image", id="no oci-layout"),
-        pytest.param(
-            lambda p: with_member(p, "oci-layout", b'{"imageLayoutVersion":"9"}'), "version '9'", id="version"
-        ),
-        pytest.param(lambda p: with_member(p, "index.json", b"{"), "index.json is not JSON", id="bad JSON"),
-        pytest.param(
-            lambda p: with_member(p, "index.json", b'{"manifests":[{"digest":"x","size":1}]}'),
-            "not a digest",
-            id="bad digest",
-        ),
-        pytest.param(lambda p: gzip.compress(p.read_bytes())[:900], "cut short|damaged", id="gzip cut short"),
-    ],
-)
-async def test_a_spoilt_archive_is_refused_and_leaves_nothing(
-    services: Services, archive: Path, tmp_path: Path, spoil: Callable[[Path], bytes], text: str
-) -> None:
-    spoilt = tmp_path / "spoilt.tar"
-    spoilt.write_bytes(spoil(archive))
-    with pytest.raises(InvalidArgument, match=text) as caught:
-        await import_archive(services, spoilt)
-    assert caught.value.method is None
-    await collect_garbage(services)
-    assert await leftovers(services) == {"leases": [], "ingests": [], "active": []}
-    assert await ContentStore(services).list() == []
-    assert await ImageStore(services).list() == []
-
-
-async def test_a_failing_source_is_reported_as_it_is_and_leaves_nothing(
-    services: Services, archive: Path
-) -> None:
-    async def breaks() -> AsyncIterator[bytes]:
-        yield bytes_of(archive)[:3000]
-        raise OSError("the disk is on fire")
-
-    with pytest.raises(OSError, match="on fire"):
-        await import_archive(services, breaks())
-    await collect_garbage(services)
-    assert await leftovers(services) == {"leases": [], "ingests": [], "active": []}
-    assert await ContentStore(services).list() == []
 
 
 # -- unpacking ----------------------------------------------------------------------------------------------------
