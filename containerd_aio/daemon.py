@@ -23,6 +23,7 @@ from containerd_aio._daemon.logs import Follower, blame
 from containerd_aio._daemon.paths import directories, executable, socket_path, write_private
 from containerd_aio._daemon.probe import probe
 from containerd_aio._daemon.process import Guardian, WatchedProcess, spawn
+from containerd_aio._supervisor import Supervisor
 from containerd_aio.errors import (
     Closed,
     DeadlineExceeded,
@@ -35,8 +36,6 @@ from containerd_aio.errors import (
 
 if TYPE_CHECKING:
     from types import TracebackType
-
-    from anyio.abc import TaskGroup
 
 __all__ = ["Daemon"]
 
@@ -139,7 +138,7 @@ class Daemon:
         self._process: WatchedProcess | None = None
         self._expected_end = False
         self._version = ""
-        self._tasks: TaskGroup | None = None
+        self._supervisor: Supervisor | None = None
         self._follower: Follower | None = None
         self._guardian: Guardian | None = None
         self._lock: int | None = None
@@ -185,10 +184,10 @@ class Daemon:
             raise PermissionDenied("containerd has to run as root; this process does not")
         if not hasattr(os, "pidfd_open"):
             raise Unimplemented("a daemon can only be kept on Linux")
-        if self._tasks is not None or self._leaving:
+        if self._supervisor is not None or self._leaving:
             raise FailedPrecondition("a Daemon can be entered once; make another one")
-        self._tasks = anyio.create_task_group()
-        await self._tasks.__aenter__()
+        self._supervisor = Supervisor()
+        await self._supervisor.start(f"containerd-aio daemon {self.address}")
         try:
             await self._take_lock()
             await self._begin()
@@ -416,20 +415,20 @@ class Daemon:
         return self._process
 
     def _look_after(self, process: WatchedProcess) -> None:
-        if self._tasks is None or self._leaving:
+        if self._supervisor is None or self._leaving:
             raise Closed("the daemon's context has been left")
         self._process = process
-        self._tasks.start_soon(self._watch, process)
+        self._supervisor.task_group.start_soon(self._watch, process)
 
     def _follow_log(self) -> None:
         """Begin with what is written from now on: called before the daemon is started."""
-        if self._follower is None and self._tasks is not None:
+        if self._follower is None and self._supervisor is not None:
             self._follower = Follower(self.log_file, self._log)
-            self._tasks.start_soon(self._follower.run)
+            self._supervisor.task_group.start_soon(self._follower.run)
 
     async def _watch(self, process: WatchedProcess) -> None:
         await process.watch()
-        if process.exited.is_set() and not self._expected_end:
+        if not self._expected_end:
             self._log.error("containerd ended unexpectedly", pid=process.pid, returncode=process.returncode)
 
     # -- ending -------------------------------------------------------------------------------------------------
@@ -449,7 +448,6 @@ class Daemon:
         await process.exited.wait()
 
     async def _leave(self, *, detach: bool) -> None:
-        tasks, self._tasks = self._tasks, None
         with anyio.CancelScope(shield=True):
             self._expected_end = self._owned
             for problem in await anyio.to_thread.run_sync(self._clear_up, detach):
@@ -460,13 +458,8 @@ class Daemon:
                 await self._guardian.dismiss()
             if self._lock is not None:
                 os.close(self._lock)
-        if self._process is not None:
-            self._process.release()
-        if self._follower is not None:
-            self._follower.close()
-        if tasks is not None:
-            # An error of the body is not the task group's: it must not come out wrapped in an ExceptionGroup.
-            await tasks.__aexit__(None, None, None)
+            if self._supervisor is not None:
+                await self._supervisor.stop()
 
     def _clear_up(self, detach: bool) -> list[str]:
         with self._gate:

@@ -112,8 +112,6 @@ class Follower:
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._offset = self._reclaimed = os.lseek(self._fd, 0, os.SEEK_END)
         self._draining = anyio.Lock()
-        # Shielded: the last words of a daemon are written while its owner is being cancelled.
-        self._scope = anyio.CancelScope(shield=True)
         self._partial = b""
         self._logger = logger
         self._path = path
@@ -121,18 +119,13 @@ class Follower:
         self.recent: deque[str] = deque(maxlen=20)
 
     async def run(self) -> None:
-        """Follow until `close`; then hand on what is there by that time and close the file."""
+        """Follow until cancelled; then hand on what is there by that time and close the file."""
         try:
-            with self._scope:
-                await self._follow()
+            await self._follow()
         finally:
             with anyio.CancelScope(shield=True):
                 await self.drain()
             os.close(self._fd)
-
-    def close(self) -> None:
-        """End `run`."""
-        self._scope.cancel()
 
     async def _follow(self) -> None:
         try:

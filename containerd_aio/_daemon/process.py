@@ -71,15 +71,9 @@ class WatchedProcess:
         self.pid = handle.pid
         self.exited = anyio.Event()
         self.returncode: int | None = None
-        # Whoever is cancelled still has to see the end of the process, to clear up after it.
-        self._scope = anyio.CancelScope(shield=True)
 
     async def watch(self) -> None:
-        """Wait for the end and reap; runs in the background until then, or until `release`."""
-        with self._scope:
-            await self._watch()
-
-    async def _watch(self) -> None:
+        """Wait for the end and reap; runs in the background for as long as the process is looked after."""
         try:
             await anyio.wait_readable(self._handle.fd)
             # Somebody else's child can't be reaped, nor one of ours where SIGCHLD is ignored.
@@ -92,10 +86,6 @@ class WatchedProcess:
         finally:
             anyio.notify_closing(self._handle.fd)
             self._handle.close()
-
-    def release(self) -> None:
-        """Watch it no longer."""
-        self._scope.cancel()
 
     def send(self, signum: int) -> None:
         """Send a signal; nothing happens when it has ended."""

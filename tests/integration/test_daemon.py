@@ -183,6 +183,15 @@ async def test_settings_and_environment_arrive(private_daemon, monkeypatch):
         assert Path(f"/proc/{daemon.pid}/oom_score_adj").read_text().strip() == "7"
 
 
+async def test_it_may_be_entered_in_one_task_and_left_in_another(private_daemon):
+    """As fixtures do."""
+    daemon = private_daemon()
+    for step in (daemon.__aenter__, daemon.restart, partial(daemon.__aexit__, None, None, None)):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(step)
+    assert_nothing_left(daemon)
+
+
 # -- logs -----------------------------------------------------------------------------------------------------
 
 

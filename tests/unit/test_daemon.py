@@ -223,7 +223,7 @@ async def test_the_log_is_followed_from_where_it_ends(tmp_path):
             file.flush()
             await written.wait()
             file.write("level=info msg=last\n")
-        follower.close()
+        tasks.cancel_scope.cancel()
     assert seen == ["broken", "one", "two", "last"]
     assert list(follower.recent)[-1] == "level=info msg=last"
 
@@ -239,7 +239,7 @@ async def test_what_was_read_of_a_long_log_takes_no_space(tmp_path):
     assert path.stat().st_blocks * 512 < 1 << 20
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(follower.run)
-        follower.close()
+        tasks.cancel_scope.cancel()
 
 
 # -- recognising processes ------------------------------------------------------------------------------------
