@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from grpclib.protocol import H2Protocol
 
@@ -173,11 +173,51 @@ class Receiver:
         return self._stream.id
 
 
+class GatheringTransport:
+    """A transport that sends in one go what is written within one turn of the event loop.
+
+    h2 hands out one piece per frame; a unary call is two of them, and a thousand calls started together are thousands.
+    A system call for each is most of what a call costs.
+
+    Args:
+        transport: asyncio's transport.
+    """
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._loop = asyncio.get_running_loop()
+        self._pieces: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        """Send `data`, at the latest when the event loop comes round."""
+        if not self._pieces:
+            self._loop.call_soon(self.flush)
+        self._pieces.append(data)
+
+    def flush(self) -> None:
+        """Send what was written so far."""
+        if self._pieces:
+            pieces, self._pieces = self._pieces, []
+            self._transport.write(b"".join(pieces))
+
+    def close(self) -> None:
+        """Send the rest, then close."""
+        self.flush()
+        self._transport.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
 class ReceivingProtocol(H2Protocol):
     """The HTTP/2 connection, with DATA frames of streams that have a `Receiver` taken past h2."""
 
     _partial = b""
     _unreturned = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin; called by asyncio."""
+        super().connection_made(cast("Any", GatheringTransport(cast("asyncio.Transport", transport))))
 
     def data_received(self, data: bytes) -> None:
         """Take what the socket delivered; called by asyncio."""
