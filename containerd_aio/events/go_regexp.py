@@ -18,6 +18,7 @@ from __future__ import annotations
 import re
 import sys
 import unicodedata
+from bisect import bisect_right
 from dataclasses import dataclass, field
 from functools import cache
 from typing import NamedTuple
@@ -180,10 +181,11 @@ class _Parser:
                 self.literal(ord(char))
 
     def literal(self, rune: int) -> None:
-        if self.flags.fold:
-            self.push(_class_text([(rune, rune)], negated=False, fold=True), atom=True)
-        else:
-            self.push(_escape(rune), atom=True)
+        ranges = self.fold([(rune, rune)])
+        self.push(_escape(rune) if len(ranges) == 1 else _class_text(ranges), atom=True)
+
+    def fold(self, ranges: Ranges) -> Ranges:
+        return _fold(ranges) if self.flags.fold else ranges
 
     # -- groups
 
@@ -294,7 +296,7 @@ class _Parser:
             for letter in quoted:
                 self.literal(ord(letter))
         elif (ranges := self.named_class()) is not None:
-            self.push(_class_text(ranges, negated=False, fold=self.flags.fold), atom=True)
+            self.push(_class_text(ranges), atom=True)
         else:
             self.literal(self.escape())
 
@@ -303,7 +305,7 @@ class _Parser:
         char = self.text[self.pos : self.pos + 1]
         if char and char in "dDsSwW":
             self.pos += 1
-            ranges = _PERL[char.lower()]
+            ranges = self.fold(_PERL[char.lower()])
             return ranges if char.islower() else _complement(ranges)
         if not char or char not in "pP":
             return None
@@ -322,7 +324,7 @@ class _Parser:
             raise self.error(
                 f"only general categories such as \\p{{Lu}} can be matched here, not \\p{{{name}}}", start
             )
-        ranges = _category(name)
+        ranges = self.fold(_category(name))
         if not ranges:
             raise self.error(f"there is no category \\p{{{name}}}", start)
         return _complement(ranges) if negated else ranges
@@ -363,7 +365,7 @@ class _Parser:
                 raise self.error("a [ is not closed", start)
             ranges += self.class_item(start)
         self.pos += 1
-        self.push(_class_text(ranges, negated=negated, fold=self.flags.fold), atom=True)
+        self.push(_class_text(ranges, negated=negated), atom=True)
 
     def class_item(self, start: int) -> Ranges:
         if self.peek("[:") and (end := self.text.find(":]", self.pos + 2)) >= 0:
@@ -372,6 +374,7 @@ class _Parser:
             if ranges is None:
                 raise self.error(f"there is no class [:{name}:]")
             self.pos = end + 2
+            ranges = self.fold(ranges)
             return _complement(ranges) if name.startswith("^") else ranges
         if self.peek("\\"):
             self.pos += 1
@@ -385,7 +388,7 @@ class _Parser:
             high = self.class_char(start)
             if high < low:
                 raise self.error("a range runs backwards")
-        return [(low, high)]
+        return self.fold([(low, high)])
 
     def class_char(self, start: int) -> int:
         if self.pos >= len(self.text):
@@ -399,43 +402,29 @@ def _escape(rune: int) -> str:
     return char if char.isalnum() and char.isascii() else f"\\U{rune:08x}"
 
 
-def _class_text(ranges: Ranges, *, negated: bool, fold: bool) -> str:
+def _class_text(ranges: Ranges, *, negated: bool = False) -> str:
     if not ranges:
         ranges, negated = [(0, _MAX_RUNE)], not negated
-    elsewhere = False
-    if fold:
-        folded = _fold_ascii(ranges)
-        elsewhere = any(high > 0x7F for _, high in ranges)
-        ranges = folded
-    body = "".join(_escape(low) if low == high else f"{_escape(low)}-{_escape(high)}" for low, high in ranges)
-    text = f"[{'^' * negated}{body}]"
-    return f"(?i:{text})" if elsewhere else text
+    body = "".join(
+        _escape(low) if low == high else f"{_escape(low)}-{_escape(high)}" for low, high in _merged(ranges)
+    )
+    return f"[{'^' * negated}{body}]"
 
 
-def _fold_ascii(ranges: Ranges) -> Ranges:
-    """Add the other case of the ASCII letters in `ranges`, and the two signs that fold to k and s, as Go does."""
-    folded = list(ranges)
-    for low, high in ranges:
-        for block, shift in ((_UPPER[0], 0x20), (_LOWER[0], -0x20)):
-            first, last = max(low, block[0]), min(high, block[1])
-            if first <= last:
-                folded.append((first + shift, last + shift))
-    for letter, sign in ((0x6B, 0x212A), (0x73, 0x17F)):
-        if any(low <= letter <= high for low, high in folded):
-            folded.append((sign, sign))
-    return folded
+def _merged(ranges: Ranges) -> Ranges:
+    merged: Ranges = []
+    for low, high in sorted(ranges):
+        if merged and low <= merged[-1][1] + 1:
+            merged[-1] = (merged[-1][0], max(high, merged[-1][1]))
+        else:
+            merged.append((low, high))
+    return merged
 
 
 def _complement(ranges: Ranges) -> Ranges:
-    rest: Ranges = []
-    behind = 0
-    for low, high in sorted(ranges):
-        if low > behind:
-            rest.append((behind, low - 1))
-        behind = max(behind, high + 1)
-    if behind <= _MAX_RUNE:
-        rest.append((behind, _MAX_RUNE))
-    return rest
+    behind = [0, *(high + 1 for _, high in _merged(ranges))]
+    before = [*(low - 1 for low, _ in _merged(ranges)), _MAX_RUNE]
+    return [(low, high) for low, high in zip(behind, before, strict=True) if low <= high]
 
 
 @cache
@@ -458,3 +447,39 @@ def _category(name: str) -> Ranges:
 def _in_category(rune: int, name: str) -> bool:
     category = unicodedata.category(chr(rune))
     return category.startswith(name) and category != "Cn"  # Go has no category for what is not assigned
+
+
+def _fold(ranges: Ranges) -> Ranges:
+    """Add what differs from `ranges` only in case."""
+    ordered = sorted(ranges)
+    folded = list(ranges)
+    for same in _FOLDS_OF_ASCII if all(high < 0x80 for _, high in ranges) else _folds():
+        if any(_contains(ordered, rune) for rune in same):
+            folded += [(rune, rune) for rune in same]
+    return folded
+
+
+def _contains(ordered: Ranges, rune: int) -> bool:
+    place = bisect_right(ordered, (rune, _MAX_RUNE + 1)) - 1
+    return place >= 0 and ordered[place][1] >= rune
+
+
+_KELVIN, _LONG_S = 0x212A, 0x17F
+_FOLDS_OF_ASCII: list[tuple[int, ...]] = [
+    (rune, rune + 0x20, *{0x4B: (_KELVIN,), 0x53: (_LONG_S,)}.get(rune, ())) for rune in range(0x41, 0x5B)
+]
+_LAST_CASED = 0x1FFFF
+
+
+@cache
+def _folds() -> list[tuple[int, ...]]:
+    """Return all sets of characters that Unicode's simple case folding holds for equal."""
+    same: dict[str, list[int]] = {}
+    for rune in range(_LAST_CASED):
+        char = chr(rune)
+        folded = char.casefold()
+        if len(folded) > 1:  # the full folding; where a simple one exists too, it is the lower case
+            folded = char.lower()
+        if len(folded) == 1:
+            same.setdefault(folded, []).append(rune)
+    return [tuple(runes) for runes in same.values() if len(runes) > 1]
