@@ -23,7 +23,14 @@ from containerd_aio.api.containerd.services.containers.v1 import (
 from containerd_aio.container import Container, ContainerInfo
 from containerd_aio.errors import AlreadyExists, ContainerdError, InvalidArgument
 from containerd_aio.image import Image
-from containerd_aio.oci import SpecContext, generate_spec, to_json, with_image_config, with_process_args
+from containerd_aio.oci import (
+    RuncOptions,
+    SpecContext,
+    generate_spec,
+    to_json,
+    with_image_config,
+    with_process_args,
+)
 from containerd_aio.services.leases import lease
 from containerd_aio.services.snapshots import Snapshotter, resolve_snapshotter
 
@@ -35,7 +42,7 @@ if TYPE_CHECKING:
 
     from containerd_aio._scope import Scope
     from containerd_aio.api.google.protobuf import Any as AnyMessage
-    from containerd_aio.oci import RuncOptions, Spec, SpecOpt
+    from containerd_aio.oci import Spec, SpecOpt
 
 DEFAULT_RUNTIME = "io.containerd.runc.v2"
 """The runtime of a container that names none, on Linux (Go: ``defaults.DefaultRuntime``)."""
@@ -147,7 +154,7 @@ async def _remove_snapshot(scope: Scope, snapshotter: str, key: str) -> None:
 def _pack_runtime_options(options: RuncOptions | Message | None) -> AnyMessage | None:
     if options is None:
         return None
-    return typeurl.pack(getattr(options, "raw", options))
+    return typeurl.pack(options.raw if isinstance(options, RuncOptions) else options)
 
 
 async def _forget_container(scope: Scope, container_id: str) -> None:
