@@ -260,6 +260,11 @@ def _bundles(layout: Layout) -> list[Path]:
     return [path for path in Path(layout.state).glob("io.containerd.runtime.*/*/*") if path.is_dir()]
 
 
+def _namespaces(layout: Layout) -> set[str]:
+    """Names of the namespaces in which containers have run: their directories outlive the last bundle in them."""
+    return {path.name for path in Path(layout.state).glob("io.containerd.runtime.*/*") if path.is_dir()}
+
+
 def _delete_bundle(layout: Layout, bundle: Path, executables: dict[str, str]) -> str | None:
     """Let the shim's own ``delete`` command undo a container, as containerd does for a shim that died."""
     shim = ""
@@ -364,9 +369,7 @@ def clean(layout: Layout) -> list[str]:
     containers: list[Handle] = []
     end_daemon(layout)
     sockets, executables = _end_shims(layout, containers)
-    namespaces: set[str] = set()
     for bundle in _bundles(layout):
-        namespaces.add(bundle.parent.name)
         sockets.update(_shim_sockets(bundle))
         problem = _delete_bundle(layout, bundle, executables)
         if problem:
@@ -380,7 +383,7 @@ def clean(layout: Layout) -> list[str]:
     for name in ("config.toml", "containerd.pid", "layout.json"):
         with contextlib.suppress(OSError):
             Path(layout.state, name).unlink()
-    _remove_empty(namespaces)
+    _remove_empty(_namespaces(layout))
     problems += remove_created(layout)
     return problems
 
