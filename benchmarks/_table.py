@@ -17,7 +17,10 @@ def table(title: str, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     widths = [max(len(str(row[i])) for row in [headers, *rows]) for i in range(len(headers))]
     print(f"\n{title}\n")
     for row in [headers, ["-" * w for w in widths], *rows]:
-        cells = [str(c).ljust(w) if i == 0 else str(c).rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
+        cells = [
+            str(c).ljust(w) if i == 0 else str(c).rjust(w)
+            for i, (c, w) in enumerate(zip(row, widths, strict=True))
+        ]
         print("  " + "  ".join(cells))
     print(flush=True)
 
@@ -29,7 +32,8 @@ def interleaved(rounds: int, cases: dict[str, Callable[[], dict[str, float]]]) -
         for name, case in cases.items():
             results[name].append(case())
     return {
-        name: {key: statistics.median(r[key] for r in runs) for key in runs[0]} for name, runs in results.items()
+        name: {key: statistics.median(r[key] for r in runs) for key in runs[0]}
+        for name, runs in results.items()
     }
 
 
@@ -42,7 +46,14 @@ def protobuf_module(*files: str) -> Any:
         import grpc_tools
 
         wkt = Path(grpc_tools.__file__).parent / "_proto"
-        arguments = ["protoc", f"-I{PROTO}", f"-I{wkt}", "--include_imports", f"--descriptor_set_out={out.name}", *files]
+        arguments = [
+            "protoc",
+            f"-I{PROTO}",
+            f"-I{wkt}",
+            "--include_imports",
+            f"--descriptor_set_out={out.name}",
+            *files,
+        ]
         if protoc.main(arguments) != 0:
             sys.exit("the .proto files could not be compiled")
         descriptors = descriptor_pb2.FileDescriptorSet.FromString(Path(out.name).read_bytes())

@@ -1,6 +1,6 @@
 """The event stream: events per second and CPU per event, beside grpcio and beside grpclib with betterproto2 alone.
 
-    python benchmarks/bench_stream.py [events] [rounds]
+python benchmarks/bench_stream.py [events] [rounds]
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ async def ours(path: str, count: int, *, payload: bool) -> None:
     from containerd_aio.events.decode import decode_envelope
     from containerd_aio.events.stream import subscribe
 
-    async with Channel(Address.parse(path), timeout=5, connect_timeout=5) as channel, subscribe(channel) as stream:
+    async with (
+        Channel(Address.parse(path), timeout=5, connect_timeout=5) as channel,
+        subscribe(channel) as stream,
+    ):
         while count > 0:
             for data in await stream.recv_encoded():
                 view = decode_envelope(data)
@@ -90,8 +93,12 @@ def main() -> None:
             assert server.stdout.readline() == b"ready\n"
             try:
                 cases = {
-                    "containerd-aio, payload decoded": lambda: measure(path, count, lambda p, n: ours(p, n, payload=True)),
-                    "containerd-aio, envelope only": lambda: measure(path, count, lambda p, n: ours(p, n, payload=False)),
+                    "containerd-aio, payload decoded": lambda: measure(
+                        path, count, lambda p, n: ours(p, n, payload=True)
+                    ),
+                    "containerd-aio, envelope only": lambda: measure(
+                        path, count, lambda p, n: ours(p, n, payload=False)
+                    ),
                     "grpclib + betterproto2, as generated": lambda: measure(path, count // 5, plain),
                     "grpc.aio + protobuf (upb)": lambda: measure(path, count // 5, grpcio),
                 }
@@ -99,7 +106,9 @@ def main() -> None:
             finally:
                 server.kill()
     peer = results["grpc.aio + protobuf (upb)"]["rate"]
-    rows = [[n, f"{r['rate']:,.0f}", f"{r['cpu']:.1f}", f"{r['rate'] / peer:.1f}x"] for n, r in results.items()]
+    rows = [
+        [n, f"{r['rate']:,.0f}", f"{r['cpu']:.1f}", f"{r['rate'] / peer:.1f}x"] for n, r in results.items()
+    ]
     table(
         f"Event stream: {count:,} TaskExit events of 220 bytes over a unix socket, median of {rounds} rounds",
         ["client", "events/s", "CPU us/event", "vs grpc.aio"],

@@ -1,6 +1,6 @@
 """Unary calls against a real containerd: latency one after the other, throughput of a thousand at once.
 
-    python benchmarks/bench_unary.py [calls] [rounds]
+python benchmarks/bench_unary.py [calls] [rounds]
 """
 
 from __future__ import annotations

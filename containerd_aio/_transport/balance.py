@@ -12,20 +12,27 @@ import asyncio
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from grpclib.exceptions import StreamTerminatedError
 from grpclib.utils import Wrapper
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from types import TracebackType
 
     from grpclib.metadata import Deadline
 
 
 class BalancedWrapper(Wrapper):
-    """A grpclib ``Wrapper`` that leaves ``Task.cancelling()`` as it found it and never swallows a real cancellation."""
+    """A grpclib ``Wrapper`` that leaves ``Task.cancelling()`` as it found it and never swallows a real cancellation.
+
+    Attributes:
+        settled: Tells whether the call's status is here. A stream that is terminated after that has simply ended:
+            containerd resets the stream of a finished write, for example.
+    """
 
     def __init__(self) -> None:
         super().__init__()
+        self.settled: Callable[[], bool] = lambda: False
         # task -> (its cancelling() at entry, how many cancels we sent since)
         self._accounts: dict[asyncio.Task[Any], tuple[int, int]] = {}
 
@@ -42,7 +49,7 @@ class BalancedWrapper(Wrapper):
 
     def cancel(self, error: Exception) -> None:
         """Wake every task inside with `error`; the first error stands."""
-        if self._error is not None:
+        if self._error is not None or (isinstance(error, StreamTerminatedError) and self.settled()):
             return
         self._error = error
         self.cancelled = True

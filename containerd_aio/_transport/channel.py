@@ -183,6 +183,7 @@ class Stream(_GrpclibStream[Any, Any]):
         """Send the headers, and from then on receive by way of `Receiver`."""
         await super().send_request(end=end)
         connection = self._stream.connection
+        self._wrapper.settled = lambda: self._stream.trailers is not None
         self._receiver = Receiver(
             self._stream, window=_STREAM_WINDOW, limit=MAX_MESSAGE, write=connection._transport.write
         )
