@@ -5,7 +5,7 @@ The order in which a Task or Process uses a `ProcessIO`, and why no output can b
 1. `IOCreator.create`: FIFOs exist and their read ends are open, so that the shim's opens don't block.
 2. `ProcessIO.start`: copiers run.
 3. RPCs: Create (or Exec), then Start; then `ProcessIO.started`.
-4. The exit is known; `ProcessIO.wait_drained`: everything was read, or at least can't be lost any more.
+4. The exit is known: `ProcessIO.exited`; `ProcessIO.wait_drained`: everything was read, or can't be lost any more.
 5. RPC: Delete. The shim closes whatever it still had.
 6. `ProcessIO.aclose`: descriptors closed, FIFOs removed. Also the way out after any failure above.
 """
@@ -137,6 +137,7 @@ class ProcessIO:
         self.stderr: OutputStream | None = stderr if exposed else None
         self._scope = anyio.CancelScope()
         self._started = anyio.Event()
+        self._exited = False
         self._stopped: anyio.Event | None = None  # None until start()
         self._closed = False
         self._failures: list[Exception] = []
@@ -190,6 +191,17 @@ class ProcessIO:
             raise FailedPrecondition("the standard streams were not started")
         self._started.set()
 
+    def exited(self) -> None:
+        """Say that the process has ended: nothing more is sent to its stdin.
+
+        A sender waiting gets `anyio.BrokenResourceError`. Nothing else would tell it: a shim keeps the pipe to the
+        process open until Delete, so that a full one stays full. May be called again, and without `started`: the
+        answer to Start may have been lost.
+        """
+        self._exited = True
+        if self._stdin is not None:
+            self._stdin.abandon()
+
     def cancel(self) -> None:
         """Stop copying at once. What was not read yet is lost: see `wait_drained` for the orderly way."""
         self._scope.cancel()
@@ -198,8 +210,7 @@ class ProcessIO:
         """Wait until no output can be lost any more. Call when the process has exited, before Delete.
 
         Copied output has then been read to its end and written to where it goes. Of the streams of `stdio.pipes`
-        the end is known to be there: they can be read at leisure, until `aclose`. A stdin that is still open is
-        abandoned: a sender waiting gets `anyio.BrokenResourceError`.
+        the end is known to be there: they can be read at leisure, until `aclose`. Implies `exited`.
 
         Args:
             timeout: Seconds; None waits for ever. The end may be far: a grandchild of the process can hold its
@@ -209,10 +220,9 @@ class ProcessIO:
             Whether all output has come. False when the time was up, or copying was cancelled; what comes later is
             still copied until `aclose`. True for a process that never started.
         """
-        if not self._started.is_set():
+        if not self._started.is_set() and not self._exited:
             return True
-        if self._stdin is not None:
-            self._stdin.abandon()
+        self.exited()
         for output in self._outputs:
             output.expect_end()
         with anyio.move_on_after(timeout):

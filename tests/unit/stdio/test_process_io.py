@@ -248,6 +248,40 @@ class BreaksHalfWay(ByteReceiveStream):
         raise AssertionError("streams of the user are theirs to close")
 
 
+async def test_a_sender_is_woken_by_the_exit(fifo_root, shim_for):
+    """Shims keep their side open until Delete: a full pipe stays full when the process has gone."""
+
+    async def send(stdin):
+        with pytest.raises(anyio.BrokenResourceError):
+            await stdin.send(MEGABYTE)
+
+    async with (
+        anyio.create_task_group() as tg,
+        await stdio.pipes(stdin=True).create("job", fifo_root=fifo_root) as io_,
+    ):
+        shim = shim_for(io_)
+        shim.start(io_, tg)
+        tg.start_soon(send, io_.stdin)
+        await anyio.wait_all_tasks_blocked()
+        io_.exited()
+        io_.exited()
+
+
+async def test_output_of_a_process_whose_start_was_never_confirmed(fifo_root, shim_for):
+    async with (
+        anyio.create_task_group() as tg,
+        await stdio.capture().create("job", fifo_root=fifo_root) as io_,
+    ):
+        shim = shim_for(io_)
+        io_.start(tg, close_stdin=shim.close_io, resize=shim.resize)
+        shim.open_outputs()
+        await shim.write(b"it ran")
+        shim.vanish()
+        io_.exited()
+        assert await io_.wait_drained()
+        assert io_.captured.stdout == b"it ran"
+
+
 async def test_a_source_that_breaks_ends_the_stdin(fifo_root, shim_for):
     creator = stdio.streams(stdin=BreaksHalfWay())
     async with anyio.create_task_group() as tg, await creator.create("cat", fifo_root=fifo_root) as io_:
