@@ -8,7 +8,6 @@ or wrong, go to the general decoder, which also says what is wrong with them.
 from __future__ import annotations
 
 from collections.abc import Callable
-from operator import attrgetter
 from typing import Any, TypeVar
 
 from containerd_aio import typeurl
@@ -44,7 +43,7 @@ class EnvelopeView:
 
     __slots__ = ("_event", "encoded", "namespace", "payload", "timestamp_ns", "topic", "type_url")
 
-    def __init__(  # noqa: PLR0917 - made for every event: keywords would be felt
+    def __init__(
         self,
         namespace: str,
         topic: str,
@@ -203,7 +202,8 @@ def _by_message(view: EnvelopeView, cls: type[E]) -> E:
     """Decode any event: its generated message first, then the fields taken over."""
     message = typeurl.unpack(AnyMessage(type_url=cls.message_name, value=view.payload))
     names: tuple[str, ...] = cls.__match_args__
-    return _make(cls, view, **{name: _READ.get(name, attrgetter(name))(message) for name in names})
+    own = {name: _READ[name](message) if name in _READ else getattr(message, name) for name in names}
+    return _make(cls, view, **own)
 
 
 def _task_exit(view: EnvelopeView) -> TaskExit | None:
