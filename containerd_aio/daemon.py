@@ -136,6 +136,7 @@ class Daemon:
         self._log = structlog.get_logger().bind(daemon=self.address)
         self._busy = anyio.Lock()
         self._process: WatchedProcess | None = None
+        self._launched: cleanup.Handle | None = None  # started by a worker thread, not yet taken over
         self._expected_end = False
         self._version = ""
         self._supervisor: Supervisor | None = None
@@ -335,7 +336,7 @@ class Daemon:
             if not self._detach:
                 self._guardian = Guardian.start(self._layout, lock=self._lock)
 
-    def _launch(self) -> cleanup.Handle:
+    def _launch(self) -> None:
         with self._gate:
             if self._leaving:
                 raise Closed("the daemon's context has been left")
@@ -348,24 +349,30 @@ class Daemon:
                 env=env | {"PATH": self._layout.path},
                 output=self.log_file,
             )
+            self._launched = handle
             write_private(f"{self.state}/containerd.pid", f"{handle.pid}\n")
-            return handle
 
     async def _start(self) -> None:
-        process: WatchedProcess | None = None
+        self._launched = None
         self._expected_end = True  # until it is ready, its end is reported here and not by the watcher
         try:
-            process = WatchedProcess(await anyio.to_thread.run_sync(self._launch))
-            self._look_after(process)
-            await self._await_ready(process)
+            await anyio.to_thread.run_sync(self._launch)
+            await self._await_ready(self._take_launched())
             self._expected_end = False
         except BaseException:
             with anyio.CancelScope(shield=True):
-                # By what the kernel knows, not by what we hold: a cancelled launch may have succeeded.
                 await anyio.to_thread.run_sync(self._abort)
-                if process is not None:
-                    await process.exited.wait()
+                if self._launched is not None:  # the launch succeeded after it was cancelled
+                    self._take_launched()
+                if self._process is not None:
+                    await self._process.exited.wait()
             raise
+
+    def _take_launched(self) -> WatchedProcess:
+        assert self._launched is not None
+        process, self._launched = WatchedProcess(self._launched), None
+        self._look_after(process)
+        return process
 
     def _abort(self) -> None:
         with self._gate:

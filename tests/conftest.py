@@ -28,6 +28,7 @@ from anyio.from_thread import start_blocking_portal
 
 if TYPE_CHECKING:
     from containerd_aio.daemon import Daemon
+    from tests.integration.daemon_view import Ctr
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 #: Marks everything that this test run makes, to tell it from what others make on the same machine.
@@ -97,6 +98,25 @@ def containerd_binary(containerd_version: str) -> str:
 def ctr_binary(containerd_version: str) -> str:
     """Path of that line's ``ctr``."""
     return str(_CONTAINERDS[containerd_version]["ctr"])
+
+
+@pytest.fixture(scope="session")
+def rootfs(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The least root file system: a static busybox."""
+    path = tmp_path_factory.mktemp("rootfs")
+    (path / "bin").mkdir()
+    (path / "bin" / "busybox").write_bytes(Path("/bin/busybox").read_bytes())
+    (path / "bin" / "busybox").chmod(0o755)
+    (path / "bin" / "sleep").symlink_to("busybox")
+    return str(path)
+
+
+@pytest.fixture
+def ctr(ctr_binary: str, rootfs: str) -> Ctr:
+    """That line's ``ctr``, to call: ``await ctr(daemon, "tasks", "list")``; its namespace is ``t``."""
+    from tests.integration.daemon_view import Ctr
+
+    return Ctr(ctr_binary, rootfs)
 
 
 @pytest.fixture(scope="session")
