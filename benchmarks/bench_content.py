@@ -46,7 +46,7 @@ class Peers:
         from containerd_aio.services.content import ContentStore
 
         async def chunks() -> Any:
-            with self.path.open("rb") as file:  # noqa: ASYNC230 - the blob is in the page cache
+            with self.path.open("rb") as file:
                 while chunk := file.read(CHUNK):
                     yield chunk
 
@@ -73,7 +73,7 @@ class Peers:
 
         async def requests() -> Any:
             offset = 0
-            with self.path.open("rb") as file:  # noqa: ASYNC230
+            with self.path.open("rb") as file:
                 while chunk := file.read(CHUNK):
                     yield request(
                         action=1,
@@ -108,7 +108,7 @@ class Peers:
         assert total == self.size
 
     async def ctr_write(self) -> None:
-        with self.path.open("rb") as file:  # noqa: ASYNC230
+        with self.path.open("rb") as file:
             await self._ctr("content", "ingest", "--expected-digest", self.digest, "bench", stdin=file)
 
     async def ctr_read(self) -> None:
@@ -176,7 +176,7 @@ async def main() -> None:
     rounds = int(sys.argv[2]) if len(sys.argv) > 2 else 3
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "blob"
-        with path.open("wb") as file:  # noqa: ASYNC230
+        with path.open("wb") as file:
             for _ in range(megabytes):
                 file.write(os.urandom(1_000_000))
         async with Daemon() as daemon:

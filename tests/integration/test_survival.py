@@ -10,6 +10,7 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -34,8 +35,9 @@ PrivateDaemon = Callable[..., Daemon]
 
 
 @asynccontextmanager
-async def _client(daemon: Daemon, archive: Path) -> AsyncIterator[Client]:
-    async with Client(daemon.address) as client:
+async def _client(daemon: Daemon, archive: Path, **options: Any) -> AsyncIterator[Client]:
+    # runc keeps its state by namespace and id, whatever the daemon: a name of our own keeps others' runs apart.
+    async with Client(daemon.address, namespace=Path(daemon.root).name, **options) as client:
         await client.import_images(archive, unpack=True)
         yield client
 
@@ -115,9 +117,8 @@ async def test_s40_a_frozen_daemon_is_noticed_and_nothing_is_lost(
     private_daemon: PrivateDaemon, busybox_archive: Path
 ) -> None:
     async with private_daemon() as daemon:
-        async with Client(daemon.address, heartbeat=0.2, timeout=1) as client:
+        async with _client(daemon, busybox_archive, heartbeat=0.2, timeout=1) as client:
             client._scope.core.hub._patience = 0.5
-            await client.import_images(busybox_archive, unpack=True)
             async with _running(client, "thaws") as (_, task):
                 states: list[str] = []
 
