@@ -107,6 +107,12 @@ class UnknownEvent(Event):
     type_url: str = ""
     payload: bytes = b""
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return what ``json.dumps`` takes, as `Event.to_dict`; ``type`` is the type URL, ``payload`` in base64."""
+        plain = Event.to_dict(self)
+        plain["type"] = plain["event"].pop("type_url")
+        return plain
+
 
 @dataclass(frozen=True, slots=True)
 class Gap:
