@@ -115,7 +115,6 @@ class _Parser:
         self.pos = 0
         self.flags = _Flags()
         self.groups = [_Group(self.flags)]
-        self.names: set[str] = set()
 
     def error(self, reason: str, at: int | None = None) -> ValueError:
         return ValueError(f"{reason} (at character {(self.pos if at is None else at) + 1} of {self.text!r})")
@@ -207,9 +206,6 @@ class _Parser:
         name = self.text[self.text.index("<", self.pos) + 1 : end]
         if end < 0 or not re.fullmatch("[A-Za-z0-9_]+", name):
             raise self.error("a group name is letters, digits and _ between < and >", start)
-        if name in self.names:
-            raise self.error(f"two groups are named {name}", start)
-        self.names.add(name)
         self.pos = end + 1
 
     def group_flags(self, start: int) -> bool:
@@ -229,7 +225,7 @@ class _Parser:
                 self.flags = flags
                 return char == ":"
             else:
-                raise self.error(f"{_HINTS.get(char, 'this kind of group')} is not in RE2", start)
+                raise self.error(f"RE2 has no {_HINTS.get(char, 'such group')}", start)
 
     # -- repeats
 
@@ -250,9 +246,7 @@ class _Parser:
             lazy = not lazy
         operator = self.text[start : self.pos]
         if refuse:
-            raise self.error(
-                f"{operator} repeats a repeat, which is not in RE2 (there is nothing possessive)", start
-            )
+            raise self.error(f"{operator} repeats a repeat; RE2 does not, and has nothing possessive", start)
         items = self.groups[-1].items
         if not items:
             raise self.error(f"there is nothing before {operator} to repeat", start)
@@ -350,7 +344,7 @@ class _Parser:
             if digits is not None and int(digits[1] or digits[2], 16) <= _MAX_RUNE:
                 self.pos = digits.end()
                 return int(digits[1] or digits[2], 16)
-        reason = " (backreferences are not)" if char.isdigit() else r"; the end of text is \z" * (char == "Z")
+        reason = ": backreferences are not" if char.isdigit() else r"; the end of text is \z" * (char == "Z")
         raise self.error(f"\\{char} is not in RE2{reason}", start)
 
     def char_class(self) -> None:
