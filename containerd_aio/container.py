@@ -30,12 +30,13 @@ from containerd_aio.errors import (
     DeadlineExceeded,
     FailedPrecondition,
     NotFound,
+    Unavailable,
     Unimplemented,
 )
 from containerd_aio.events.inquiry import task_state
 from containerd_aio.services.snapshots import Snapshotter, mounts_to_raw
 from containerd_aio.stdio import null
-from containerd_aio.task import Task
+from containerd_aio.task import Task, start_io
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -150,8 +151,6 @@ class Container:
             rootfs = await Snapshotter(self._scope.services, info.snapshotter).mounts(info.snapshot_key)
         hub = await self._scope.core.live_hub()
         process_io = await creator.create(self.id, fifo_root=self._scope.core.fifo_root)
-        incarnation = hub.registry.creating(self._scope.namespace, self.id)
-        task = Task(self._scope, incarnation.init, process_io)
         config = process_io.config
         request = CreateTaskRequest(
             container_id=self.id,
@@ -161,20 +160,23 @@ class Container:
             stderr=config.stderr,
             terminal=config.terminal,
         )
+        as_of = hub.registry.moment
         try:
-            task.start_io()
+            start_io(self._scope, self.id, "", process_io)
             reply = await carry_through(
                 partial(self._scope.services.tasks.create, request), undo=self._remove_task
             )
         except BaseException as exc:
-            hub.registry.create_failed(incarnation)
             with anyio.CancelScope(shield=True):
                 if isinstance(exc, DeadlineExceeded):
                     await self._remove_task()  # it may have been made all the same
                 await process_io.aclose()
             raise
-        hub.tell(hub.registry.created(incarnation, reply.pid, anyio.current_time()))
-        return task
+        incarnation, effects = hub.registry.created(
+            self._scope.namespace, self.id, reply.pid, as_of=as_of, now=anyio.current_time()
+        )
+        hub.tell(effects)
+        return Task(self._scope, incarnation.init, process_io)
 
     async def _remove_task(self) -> None:
         """Remove the task of a create that was given up: nobody has a handle on it."""
@@ -202,16 +204,18 @@ class Container:
 
         Raises:
             NotFound: It has no task.
+            Unavailable: It has one, whose state the daemon can't tell at the moment.
         """
         hub = await self._scope.core.live_hub()
-        # Watched before it is asked for: an exit in between is seen as an event.
-        incarnation = hub.registry.watch(self._scope.namespace, self.id)
+        as_of = hub.registry.moment
         reply = await self._scope.services.tasks.get(GetRequest(container_id=self.id))
         if reply.process is None:
             raise NotFound(f"container {self.id!r} has no task")
         state = task_state(self._scope.namespace, reply.process, "get")
-        hub.tell(hub.registry.observed(state, anyio.current_time()))
-        incarnation = hub.registry.watch(self._scope.namespace, self.id)
+        if state.unclear:
+            raise Unavailable(f"containerd has a task for {self.id!r} but can't tell its state; try again")
+        incarnation, effects = hub.registry.adopt(state, as_of=as_of, now=anyio.current_time())
+        hub.tell(effects)
         process_io = None
         if io is not None:
             from containerd_aio.stdio.fifo import IOConfig
@@ -220,11 +224,10 @@ class Container:
             process_io = await io.attach(
                 IOConfig(process.stdin, process.stdout, process.stderr, process.terminal)
             )
-        task = Task(self._scope, incarnation.init, process_io)
         if process_io is not None:
-            task.start_io()
+            start_io(self._scope, self.id, "", process_io)
             process_io.started()
-        return task
+        return Task(self._scope, incarnation.init, process_io)
 
     async def delete(self, *, snapshot: bool = True) -> None:
         """Delete the record, and with it the snapshot it names.

@@ -10,6 +10,7 @@ import structlog
 
 from containerd_aio import typeurl
 from containerd_aio._identifiers import check_identifier
+from containerd_aio._signals import parse_signal
 from containerd_aio.api.containerd.services.tasks.v1 import (
     CloseIoRequest,
     DeleteProcessRequest,
@@ -25,11 +26,14 @@ from containerd_aio.api.containerd.services.tasks.v1 import (
 )
 from containerd_aio.api.containerd.v1.types import Status as RawStatus
 from containerd_aio.errors import (
+    Canceled,
+    Closed,
     ContainerdError,
     DeadlineExceeded,
     FailedPrecondition,
     InvalidArgument,
     NotFound,
+    Unavailable,
     Unknown,
 )
 from containerd_aio.events.exits import ExitStatus
@@ -48,6 +52,7 @@ if TYPE_CHECKING:
 
     from containerd_aio._scope import Scope
     from containerd_aio.stdio.creators import IOCreator
+    from containerd_aio.stdio.fifo import IOConfig
     from containerd_aio.stdio.process_io import Captured, ProcessIO
 
 __all__ = ["ExitStatus", "Process", "ProcessStatus", "Task"]
@@ -59,6 +64,9 @@ ProcessStatus = Literal["created", "running", "paused", "pausing", "stopped", "u
 DRAIN_TIMEOUT = 5.0
 # Seconds for undoing something after a failure or a cancellation.
 _UNDO_TIMEOUT = 10.0
+
+# After these nobody knows whether the daemon did what was asked.
+_OPEN_OUTCOME = (Canceled, Closed, DeadlineExceeded, Unavailable)
 
 _log = structlog.get_logger(__name__)
 
@@ -146,10 +154,11 @@ class Process:
             reply = await self._tasks.start(
                 StartRequest(container_id=self.container_id, exec_id=self._record.exec_id)
             )
-        except ContainerdError:
-            hub.registry.start_failed(self._record)
+        except BaseException as exc:
+            refused = isinstance(exc, ContainerdError) and not isinstance(exc, _OPEN_OUTCOME)
+            hub.tell(hub.registry.start_failed(self._record, definite=refused, now=anyio.current_time()))
             raise
-        hub.tell(hub.registry.started(self._record, reply.pid, anyio.current_time()))
+        hub.tell(hub.registry.started(self._record, reply.pid, now=anyio.current_time()))
         if self._io is not None:
             self._io.started()
 
@@ -188,14 +197,19 @@ class Process:
             NotFound: It has ended already, or is gone.
             FailedPrecondition: It was not started (execs).
         """
-        await self._tasks.kill(
-            KillRequest(
-                container_id=self.container_id,
-                exec_id=self._record.exec_id,
-                signal=parse_signal(signal),
-                all=all,
+        hub = self._scope.core.hub
+        try:
+            await self._tasks.kill(
+                KillRequest(
+                    container_id=self.container_id,
+                    exec_id=self._record.exec_id,
+                    signal=parse_signal(signal),
+                    all=all,
+                )
             )
-        )
+        except NotFound:
+            hub.tell(hub.registry.inquire(self._record, now=anyio.current_time()))  # its exit may be lost
+            raise
 
     async def status(self) -> ProcessStatus:
         """Ask containerd for its state.
@@ -266,6 +280,8 @@ class Process:
 
     async def _refuse_if_running(self) -> None:
         """Learn the exit from containerd if its event is still on the way; refuse while it runs."""
+        hub = self._scope.core.hub
+        as_of = hub.registry.moment
         try:
             process = await self._get()
         except NotFound:
@@ -275,9 +291,8 @@ class Process:
                 f"{self._record.name} is {_STATUS[process.status]}; kill it first, or delete(kill=True)"
             )
         if process.status == RawStatus.STOPPED and not self._record.exec_id:
-            hub = self._scope.core.hub
             state = task_state(self._scope.namespace, process, "get")
-            hub.tell(hub.registry.observed(state, anyio.current_time()))
+            hub.tell(hub.registry.observed(state, as_of=as_of, now=anyio.current_time()))
             await hub.wait(self._record)  # its OOM question can only be answered before the delete
 
     async def _drain(self, timeout: float) -> None:
@@ -287,10 +302,16 @@ class Process:
             )
 
     async def _delete_rpc(self) -> ExitStatus:
+        hub = self._scope.core.hub
+        as_of = hub.registry.moment
         try:
             reply = await self._request_delete()
         except NotFound:
-            return self._record.exit or ExitStatus(code=255, unknown=True, source="missing")
+            # Deleted before, by somebody else or by a call of ours that timed out: what is remembered counts.
+            hub.tell(hub.registry.absent(self._record, as_of=as_of, now=anyio.current_time()))
+            if self._record.started is False and self._record.exec_id:
+                return self._record.exit or ExitStatus(code=137, source="unstarted")
+            return await hub.wait(self._record)
         except Unknown as exc:
             if "cannot delete a running process" in exc.message:
                 raise FailedPrecondition(exc.message, method=exc.method) from exc
@@ -302,8 +323,7 @@ class Process:
             pid=reply.pid,
             source="delete",
         )
-        hub = self._scope.core.hub
-        hub.tell(hub.registry.deleted(self._record, status, anyio.current_time()))
+        hub.tell(hub.registry.exited(self._record, status, now=anyio.current_time()))
         return self._record.exit or status
 
     async def _request_delete(self) -> Any:
@@ -333,11 +353,6 @@ class Process:
                 self._log.warning("not cleaned up", error=str(failure))
             finally:
                 await self.aclose()
-
-    def start_io(self) -> None:
-        """Begin to copy its standard streams; called before the request that makes it."""
-        if self._io is not None:
-            self._io.start(self._scope.core.task_group, close_stdin=self.close_io, resize=self.resize)
 
 
 class Task(Process):
@@ -394,17 +409,29 @@ class Task(Process):
         process["terminal"] = creator.terminal
         await self._scope.core.live_hub()
         process_io = await creator.create(exec_id, fifo_root=self._scope.core.fifo_root)
-        registry = self._scope.core.hub.registry
-        record = registry.exec_adding(self.incarnation, exec_id)
-        result = Exec(self._scope, record, process_io)
         try:
-            result.start_io()
-            await result.add(process)
+            start_io(self._scope, self.container_id, exec_id, process_io)
+            await self._add_exec(exec_id, process, process_io.config)
         except BaseException:
-            registry.start_failed(record)
             await process_io.aclose()
             raise
-        return result
+        hub = self._scope.core.hub
+        record, effects = hub.registry.exec_added(self.incarnation, exec_id, now=anyio.current_time())
+        hub.tell(effects)
+        return Exec(self._scope, record, process_io)
+
+    async def _add_exec(self, exec_id: str, process: dict[str, Any], config: IOConfig) -> None:
+        await self._tasks.exec(
+            ExecProcessRequest(
+                container_id=self.container_id,
+                exec_id=exec_id,
+                stdin=config.stdin,
+                stdout=config.stdout,
+                stderr=config.stderr,
+                terminal=config.terminal,
+                spec=typeurl.pack(to_json(process, kind=OCIProcess), typeurl.PROCESS),
+            )
+        )
 
     async def _exec_process(self, args: Any) -> dict[str, Any]:
         if isinstance(args, str | bytes) or not all(isinstance(arg, str) for arg in args):
@@ -439,21 +466,20 @@ class Exec(Process):
                 await self.aclose()
             raise
 
-    async def add(self, process: dict[str, Any]) -> None:
-        """Add it to the container, with the OCI process object `process`."""
-        assert self._io is not None
-        config = self._io.config
-        await self._tasks.exec(
-            ExecProcessRequest(
-                container_id=self.container_id,
-                exec_id=self.id,
-                stdin=config.stdin,
-                stdout=config.stdout,
-                stderr=config.stderr,
-                terminal=config.terminal,
-                spec=typeurl.pack(to_json(process, kind=OCIProcess), typeurl.PROCESS),
-            )
+
+def start_io(scope: Scope, container_id: str, exec_id: str, io: ProcessIO) -> None:
+    """Begin to copy the standard streams of a process, before the request that makes it; `exec_id` is empty for init."""
+    tasks = scope.services.tasks
+
+    async def close_stdin() -> None:
+        await tasks.close_io(CloseIoRequest(container_id=container_id, exec_id=exec_id, stdin=True))
+
+    async def resize(width: int, height: int) -> None:
+        await tasks.resize_pty(
+            ResizePtyRequest(container_id=container_id, exec_id=exec_id, width=width, height=height)
         )
+
+    io.start(scope.core.task_group, close_stdin=close_stdin, resize=resize)
 
 
 _STATUS: dict[int, ProcessStatus] = {
@@ -463,23 +489,3 @@ _STATUS: dict[int, ProcessStatus] = {
     RawStatus.PAUSED: "paused",
     RawStatus.PAUSING: "pausing",
 }
-
-
-def parse_signal(signal: int | str) -> int:
-    """Return the number of a signal.
-
-    Raises:
-        InvalidArgument: There is no such signal.
-    """
-    if isinstance(signal, str):
-        name = signal.upper()
-        if name.isdigit():
-            return parse_signal(int(name))
-        name = name if name.startswith("SIG") else "SIG" + name
-        number = getattr(signals, name, None)
-        if not isinstance(number, signals.Signals):
-            raise InvalidArgument(f"there is no signal {signal!r}; give a name such as SIGTERM or a number")
-        return int(number)
-    if not 1 <= signal <= 64:
-        raise InvalidArgument(f"there is no signal {signal}; signals go from 1 to 64")
-    return int(signal)

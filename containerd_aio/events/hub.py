@@ -22,25 +22,16 @@ from containerd_aio.api.containerd.services.events.v1 import EventsStub, Publish
 from containerd_aio.api.google.protobuf import Any as AnyMessage
 from containerd_aio.errors import Closed, ContainerdError, InvalidArgument, Unimplemented
 from containerd_aio.events.decode import EnvelopeView, decode_envelope
+from containerd_aio.events.effects import CheckOOM, Confirm, Decided, Effect, Synthesised
 from containerd_aio.events.inquiry import Inquiry
 from containerd_aio.events.model import Gap
-from containerd_aio.events.records import (
-    Amended,
-    CheckOOM,
-    Confirm,
-    Decided,
-    Effect,
-    Incarnation,
-    ProcessRecord,
-    Synthesised,
-)
+from containerd_aio.events.records import Incarnation, ProcessRecord
 from containerd_aio.events.registry import Registry
-from containerd_aio.events.resync import unlisted
 from containerd_aio.events.status import Statistics, Status, StatusState
 from containerd_aio.events.stream import Envelopes, subscribe
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 
     from anyio.abc import TaskGroup
 
@@ -144,6 +135,8 @@ class EventHub:
         if self.status.state != "disconnected":
             _log.warning("event stream lost", reason=str(error), address=str(self._connections.address))
         self._set_status("disconnected", str(error))
+        self.registry.disconnected()
+        self._replay()  # what was heard before the break is evidence, though the listing never came
         for event in self._echoes.values():
             event.set()
 
@@ -199,34 +192,25 @@ class EventHub:
     async def _resync(self) -> None:
         """Compare the daemon's tasks with those we believe in, tell the difference, then go live."""
         first = self._sessions == 0
-        states, namespaces = await self._inquiry.all_tasks()
+        as_of = self.registry.moment
+        states = await self._inquiry.all_tasks()
         if self._lost_at is not None and not first:
             gap = Gap(self._lost_at, datetime.now(UTC), self._lost_reason)
             for subscriber in self._subscribers:
                 subscriber.interrupt(gap)
         self._lost_at = None
         now = asyncio.get_running_loop().time()
-        believed = list(self.registry.open_incarnations())
-        told: set[tuple[str, tuple[str, str]]] = set()
-        for state in states:
-            effects = self.registry.observed(state, now, tell=not first)
-            told.update((e.event.topic, state.key) for e in effects if isinstance(e, Synthesised))
-            self._carry_out(effects)
-        for incarnation in unlisted(believed, {s.key for s in states}, namespaces):
-            self._carry_out([Confirm(incarnation)])
-        self._go_live(told)
-
-    def _go_live(self, told: set[tuple[str, tuple[str, str]]]) -> None:
-        buffered, self._buffer = self._buffer or [], None
-        for view in buffered:
-            if view.topic in {"/tasks/create", "/tasks/start"}:
-                container_id = getattr(view.event, "container_id", "")
-                if (view.topic, (view.namespace, container_id)) in told:
-                    continue  # just told as found by the listing
-            self._dispatch(view)
+        self._carry_out(self.registry.listed(states, as_of=as_of, now=now, tell=not first))
+        self._replay()
         self._sessions += 1
         self._failure = None
         self._set_status("connected")
+
+    def _replay(self) -> None:
+        """Hand out what arrived while the tasks were listed."""
+        buffered, self._buffer = self._buffer or [], None
+        for view in buffered:
+            self._dispatch(view)
 
     async def _watch(self) -> None:
         """Ask for a sign of life whenever the stream has been silent for long; return never, raise when none comes."""
@@ -288,32 +272,29 @@ class EventHub:
                     self._resynced += 1
                     for subscriber in self._subscribers:
                         subscriber.offer(event)
-                case Confirm(incarnation):
-                    self._spawn(self._confirm, incarnation)
+                case Confirm(process):
+                    self._spawn(self._confirm, process)
                 case CheckOOM(incarnation):
                     self._spawn(self._check_oom, incarnation)
-                case Amended():
-                    pass  # the record has changed; who holds it sees it
+                case _:
+                    pass  # the record says it, to those who hold it
         self._arm_timer()
 
-    def _spawn(self, function: Callable[[Incarnation], object], incarnation: Incarnation) -> None:
+    def _spawn(self, function: Callable[[Any], Coroutine[Any, Any, None]], subject: object) -> None:
         if self._tasks is not None:
-            self._tasks.start_soon(function, incarnation)  # type: ignore[arg-type]
+            self._tasks.start_soon(function, subject)
 
-    async def _confirm(self, incarnation: Incarnation) -> None:
-        answer = await self._inquiry.task(*incarnation.key)
+    async def _confirm(self, process: ProcessRecord) -> None:
+        as_of = self.registry.moment
+        answer = await self._inquiry.task(*process.incarnation.key, process.exec_id)
         now = asyncio.get_running_loop().time()
-        if answer == "missing":
-            self._carry_out(self.registry.missing(incarnation, now, tell=True))
-        elif answer == "unclear":
-            self.registry.unclear(incarnation, now)
-            self._arm_timer()
-        else:
-            self._carry_out(self.registry.observed(answer, now))
+        self._carry_out(self.registry.answered(process, answer, as_of=as_of, now=now))
 
     async def _check_oom(self, incarnation: Incarnation) -> None:
+        as_of = self.registry.moment
         killed = await self._inquiry.oom_killed(*incarnation.key)
-        self._carry_out(self.registry.oom_checked(incarnation, killed, asyncio.get_running_loop().time()))
+        now = asyncio.get_running_loop().time()
+        self._carry_out(self.registry.oom_checked(incarnation, killed, as_of=as_of, now=now))
 
     def _arm_timer(self) -> None:
         deadline = self.registry.next_deadline()
@@ -422,7 +403,7 @@ class EventHub:
             duplicate_exits=self.registry.duplicate_exits,
             malformed=self._malformed,
             subscribers=len(self._subscribers),
-            open_tasks=sum(1 for _ in self.registry.open_incarnations()),
+            open_tasks=len(self.registry.open_incarnations()),
         )
 
     # --- small things -------------------------------------------------------------------------------------------------

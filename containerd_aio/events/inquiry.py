@@ -52,18 +52,14 @@ class Inquiry:
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
 
-    async def all_tasks(self) -> tuple[list[TaskState], set[str]]:
+    async def all_tasks(self) -> list[TaskState]:
         """List the tasks of every namespace.
 
-        Returns:
-            The tasks, and the namespaces that could be listed.
-
         Raises:
-            ContainerdError: The namespaces could not be listed.
+            ContainerdError: The namespaces, or the tasks of one, could not be listed.
         """
         reply = await NamespacesStub(self._channel("default")).list(ListNamespacesRequest())
         states: list[TaskState] = []
-        listed: set[str] = set()
 
         async def list_namespace(namespace: str) -> None:
             try:
@@ -71,7 +67,6 @@ class Inquiry:
             except NotFound:
                 tasks = []  # removed since
             states.extend(task_state(namespace, task, "list") for task in tasks)
-            listed.add(namespace)
 
         try:
             async with anyio.create_task_group() as group:
@@ -79,20 +74,24 @@ class Inquiry:
                     group.start_soon(list_namespace, namespace.name)
         except* ContainerdError as errors:
             raise errors.exceptions[0] from None
-        return states, listed
+        return states
 
-    async def task(self, namespace: str, container_id: str) -> TaskState | Literal["missing", "unclear"]:
-        """Ask for one task; ``unclear`` when neither its state nor its absence could be learnt."""
+    async def task(
+        self, namespace: str, container_id: str, exec_id: str = ""
+    ) -> TaskState | Literal["missing", "unclear"]:
+        """Ask for one task, or an exec in it; ``unclear`` when neither its state nor its absence could be learnt."""
         try:
             reply = await TasksStub(self._channel(namespace)).get(
-                GetRequest(container_id=container_id), timeout=_ASK_LIMIT
+                GetRequest(container_id=container_id, exec_id=exec_id), timeout=_ASK_LIMIT
             )
         except NotFound:
             return "missing"
         except ContainerdError as exc:
             _log.debug("task state unclear", namespace=namespace, container_id=container_id, error=str(exc))
             return "unclear"
-        return "unclear" if reply.process is None else task_state(namespace, reply.process, "get")
+        if reply.process is None:
+            return "unclear"
+        return task_state(namespace, reply.process, "get", exec_of=container_id if exec_id else "")
 
     async def oom_killed(self, namespace: str, container_id: str) -> bool | None:
         """Ask the task's cgroup whether the kernel OOM-killed in it; None when it can't say.
@@ -124,8 +123,17 @@ def _oom_kills(metrics: Any) -> bool | None:
     return None if control is None else control.oom_kill > 0
 
 
-def task_state(namespace: str, process: ProcessMessage, source: ExitSource) -> TaskState:
-    """Read the Process message of Tasks.Get and Tasks.List (whose `container_id` no daemon fills: `id` is it)."""
+def task_state(
+    namespace: str, process: ProcessMessage, source: ExitSource, *, exec_of: str = ""
+) -> TaskState:
+    """Read the Process message of Tasks.Get and Tasks.List.
+
+    Args:
+        namespace: The namespace that was asked in.
+        process: The message. No daemon fills its `container_id`; `id` is that, or the exec's.
+        source: Where it comes from.
+        exec_of: Id of the container if it is about an exec.
+    """
     exit_status = None
     if process.status == TaskStatus.STOPPED:
         at = process.exited_at
@@ -137,9 +145,10 @@ def task_state(namespace: str, process: ProcessMessage, source: ExitSource) -> T
         )
     return TaskState(
         namespace=namespace,
-        container_id=process.id,
+        container_id=exec_of or process.id,
+        exec_id=process.id if exec_of else "",
         pid=process.pid,
-        phase=_PHASES.get(process.status, Phase.RUNNING),
+        phase=_PHASES.get(process.status),  # UNKNOWN is what a shim that does not answer gets, with pid 0
         exit=exit_status,
         seen_at_ns=time.time_ns(),
     )

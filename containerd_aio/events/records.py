@@ -1,56 +1,101 @@
 """What is known of a task: one `Incarnation` per life, one `ProcessRecord` per process in it.
 
 A container id is not an identity: tasks come and go under it, exits arrive twice or late, pids are used again. What is
-known is therefore kept per incarnation, which opens with a create and closes with a decided exit.
+known is therefore kept per incarnation, which opens when a task is first heard of and closes when an exit of its init
+process is accepted.
+
+Order is kept in *moments*: the registry counts the pieces of evidence it takes. Of an answer only one thing is certain,
+that it is not older than its question; so whoever asks notes the moment (``as_of``), and the answer is no argument
+against anything learnt after it. Clocks are never compared.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 if TYPE_CHECKING:
     from containerd_aio.events.exits import ExitStatus
-    from containerd_aio.events.model import Event
+    from containerd_aio.events.questions import Question
 
 
 class Phase(Enum):
-    """How far an incarnation has come, as far as the evidence goes."""
+    """How far a task that has not ended has come."""
 
-    PENDING = "pending"  # our create was sent, the reply is not here
     CREATED = "created"
     RUNNING = "running"
     PAUSED = "paused"
-    CLOSED = "closed"  # init's exit is decided
+
+
+@dataclass(slots=True)
+class Doubt:
+    """An exit that may be this process's, or that of an earlier process with its name.
+
+    Attributes:
+        status: What the exit says.
+        since: Moment it arrived.
+        at: When it arrived, on the clock of the registry.
+        denied: Whether the daemon has said since that the process runs.
+    """
+
+    status: ExitStatus
+    since: int
+    at: float
+    denied: bool = False
 
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
 class ProcessRecord:
-    """One process of an incarnation: init, or an exec.
+    """One process of an incarnation: init, or an exec of ours.
 
     Attributes:
         incarnation: The life it belongs to.
         exec_id: Id of the exec; empty for init.
-        pid: Host pid; None while it is not known.
-        exit: The decided exit; never changes, except that a late OOM sets its flag.
-        started: Whether a start was confirmed, by reply or event.
-        failed: Whether the start failed: no exit will come.
-        held: Exits that arrived before the pid was known and can't be judged yet.
+        pid: Host pid; None while it is not known, which only happens to execs.
+        opened: Moment it was first heard of.
+        started: Whether it was started; None when a start failed in a way that leaves it open.
+        accepted: The first acceptable evidence of its exit; nothing replaces it.
+        ended: Moment that evidence was accepted.
+        exit: The decided exit: what was accepted and, where that mattered, whether it was an OOM kill. It never
+            changes, except that a late OOM report sets its flag. None as long as nobody holds a handle.
+        fallback: What its exit will be unless something better comes within a grace.
+        fallback_since: Moment that was concluded.
+        doubts: Exits that can't be attributed without asking the daemon.
+        former_pids: Pids of earlier processes under the same name: an exit with one of them may be a late copy.
+        former: The exec that had this id before, while its exit is not known.
+        question: What the daemon is being asked about it.
+        tell: Whether subscribers missed its exit and must be told by a synthesised event.
+        told: Topics of the events about it that were synthesised, so that the daemon's own are not repeated.
     """
 
     incarnation: Incarnation
-    exec_id: str
+    exec_id: str = ""
     pid: int | None = None
+    opened: int = 0
+    started: bool | None = False
+    accepted: ExitStatus | None = None
+    ended: int = 0
     exit: ExitStatus | None = None
-    started: bool = False
-    failed: bool = False
-    held: list[ExitStatus] = field(default_factory=list)
+    fallback: ExitStatus | None = None
+    fallback_since: int = 0
+    doubts: tuple[Doubt, ...] = ()
+    former_pids: tuple[int, ...] = ()
+    former: ProcessRecord | None = None
+    question: Question | None = None
+    tell: bool = False
+    told: frozenset[str] = frozenset()
 
     @property
     def name(self) -> str:
         """The exec id, or the container id for init: what `TaskExit.id` says."""
         return self.exec_id or self.incarnation.container_id
+
+    def __repr__(self) -> str:
+        state = self.exit or self.accepted or ("started" if self.started else "not started")
+        return (
+            f"<ProcessRecord {self.incarnation.container_id} {self.exec_id or 'init'} pid={self.pid} {state}>"
+        )
 
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
@@ -60,38 +105,37 @@ class Incarnation:
     Attributes:
         namespace: Namespace of the container.
         container_id: Id of the container.
-        watched: Whether somebody holds a handle; only then are RPCs spent on its truth.
+        init: The init process.
+        execs: The execs of ours, by id; the latest of each.
+        former: An earlier incarnation under the same id that is still remembered.
         phase: How far it has come.
+        phase_since: Moment the phase was learnt.
+        watched: Whether somebody holds a handle; only then are RPCs spent on OOM questions and exits decided.
+        announced: Whether its TaskCreate was seen.
+        deleted: Moment its deletion was learnt; 0 before that.
+        closed_at: When its exit was accepted, on the clock of the registry.
         oom: Whether an OOM kill in it was reported or found.
-        verdict: The accepted exit while its OOM flag is still being looked up.
-        fallback: What its exit will be if nothing better comes before `fallback_at`.
-        confirm_at: When to ask the daemon (again) whether it lives.
-        confirm_delay: Seconds until the next such question.
-        confirms: How many answers in a row said that it lives although an exit was seen.
-        synthesised: Whether its exit was told to subscribers without an event from the daemon.
-        closed_at: When its exit was decided, on the clock of the registry.
+        oom_contested: The incarnation that an OOM report belongs to if this one's cgroup counted none.
     """
 
     namespace: str
     container_id: str
+    pid: int
+    opened: int
+    phase: Phase = Phase.CREATED
+    phase_since: int = 0
     watched: bool = False
-    phase: Phase = Phase.RUNNING
+    announced: bool = False
+    deleted: int = 0
+    closed_at: float = 0.0
     oom: bool = False
-    verdict: ExitStatus | None = None
-    verdict_at: float | None = None
-    fallback: ExitStatus | None = None
-    fallback_at: float | None = None
-    confirm_at: float | None = None
-    confirm_delay: float = 0.0
-    confirms: int = 0
-    synthesised: bool = False
-    closed_at: float | None = None
-    previous_pid: int | None = None
+    oom_contested: Incarnation | None = None
+    former: Incarnation | None = None
     execs: dict[str, ProcessRecord] = field(default_factory=dict)
     init: ProcessRecord = field(init=False)
 
     def __post_init__(self) -> None:
-        self.init = ProcessRecord(self, "")
+        self.init = ProcessRecord(self, pid=self.pid, opened=self.opened)
 
     @property
     def key(self) -> tuple[str, str]:
@@ -100,43 +144,12 @@ class Incarnation:
 
     @property
     def open(self) -> bool:
-        """Whether init's exit is still to be decided."""
-        return self.phase is not Phase.CLOSED
+        """Whether no exit of init has been accepted."""
+        return self.init.accepted is None
+
+    def __repr__(self) -> str:
+        return f"<Incarnation {self.namespace}/{self.container_id} pid={self.pid} {'open' if self.open else 'closed'}>"
 
 
-@dataclass(frozen=True, slots=True)
-class Decided:
-    """Effect: the exit of `process` is now known; whoever waits for it can go on."""
-
-    process: ProcessRecord
-
-
-@dataclass(frozen=True, slots=True)
-class Amended:
-    """Effect: an OOM kill came to light after the exit of `process` had been decided."""
-
-    process: ProcessRecord
-
-
-@dataclass(frozen=True, slots=True)
-class Confirm:
-    """Effect: ask the daemon for the state of `incarnation` (Tasks.Get) and report the answer."""
-
-    incarnation: Incarnation
-
-
-@dataclass(frozen=True, slots=True)
-class CheckOOM:
-    """Effect: ask the daemon whether the kernel OOM-killed in `incarnation` (Tasks.Metrics) and report the answer."""
-
-    incarnation: Incarnation
-
-
-@dataclass(frozen=True, slots=True)
-class Synthesised:
-    """Effect: tell subscribers `event`, which the daemon did not send or sent while nobody listened."""
-
-    event: Event
-
-
-Effect = Decided | Amended | Confirm | CheckOOM | Synthesised
+Due: TypeAlias = "tuple[Literal['ask', 'fallback', 'oom', 'execs'], ProcessRecord]"
+"""What a deadline is for: a question, a fallback, an OOM question, the execs of a dead init process."""

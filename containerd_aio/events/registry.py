@@ -1,25 +1,33 @@
 """The reducer at the heart of the event core: evidence in, decisions out.
 
-Nothing here waits or talks to anybody. Each method takes one piece of evidence (an event, an RPC reply, the passing of
-time) and returns what follows from it as `Effect` values; the hub carries them out. So every ordering of the evidence
+Nothing here waits or talks to anybody. Each method takes one piece of evidence (an event, a reply, an answer, the passing
+of time) and returns what follows from it as `Effect` values; the hub carries them out. So every ordering of the evidence
 can be tried in a test, and none needs a clock or a daemon.
 
-Rules, in the words of docs/architecture.md: the first accepted exit is final; an exit is attributed by incarnation and
-pid, never by time; a failed RPC is no evidence; an exit that nobody can tell is 255 and says so.
+The rules:
+
+* The first acceptable evidence of an exit is final; later evidence changes nothing (`verdicts`).
+* An exit belongs to the process that has its pid (`attribution`). Where that does not tell one life from the next, the
+  daemon is asked, and a failed or unclear answer is no evidence: it is asked again (`questions`).
+* An answer says nothing about what was learnt after its question was put (``as_of``; `records`).
+* A task ends by an exit, or by the daemon's word that it has no such task; by a lost connection never.
+* What ended is remembered though nobody asked for it yet: the reply that tells us about a process may come after its
+  exit (`memory`).
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
+from containerd_aio.events.attribution import doubtful, init_of, process_of
+from containerd_aio.events.deadlines import Deadlines
+from containerd_aio.events.effects import Effect, PhaseChanged, Started, Synthesised
 from containerd_aio.events.exits import UNKNOWN_EXIT_STATUS, ExitStatus
+from containerd_aio.events.memory import Memory
 from containerd_aio.events.model import (
     Event,
     TaskCreate,
     TaskDelete,
-    TaskExecAdded,
     TaskExecStarted,
     TaskExit,
     TaskOOM,
@@ -27,140 +35,177 @@ from containerd_aio.events.model import (
     TaskResumed,
     TaskStart,
 )
-from containerd_aio.events.records import (
-    Amended,
-    CheckOOM,
-    Confirm,
-    Decided,
-    Effect,
-    Incarnation,
-    Phase,
-    ProcessRecord,
-    Synthesised,
-)
+from containerd_aio.events.questions import Questions
+from containerd_aio.events.records import Due, Incarnation, Phase, ProcessRecord
+from containerd_aio.events.turn import Turn
+from containerd_aio.events.verdicts import DELETE_GRACE, Verdicts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterable
 
     from containerd_aio.events.resync import TaskState
 
-# Seconds. How long a better source is waited for:
-DELETE_GRACE = 0.25  # 1.7 and 2.x send TaskExit after TaskDelete
-MISSING_GRACE = 0.5  # the exit may be among the events that are read already
-EXEC_GRACE = 1.0  # the exit of an exec may follow init's
-OOM_CHECK_LIMIT = 1.0  # Tasks.Metrics on a stopped task
-LATE_OOM = (
-    2.0  # an OOM this soon after an exit, with the next create on its way, belongs to the one that died
-)
-CONFIRM_FIRST, CONFIRM_MAX = 0.1, 5.0
-# So often "it is running" must be said before an exit that claims otherwise is dropped as stale: Get may lag.
-CONFIRM_STALE = 3
-
-SIGKILLED = 137
+# Seconds before the daemon is asked about an exit that the reply to our start will probably explain.
+REPLY_GRACE = 0.1
 
 
 class Registry:
     """What is known of every task, and who is right when sources disagree.
 
     Args:
-        remember: How many closed incarnations without a handle are kept, oldest dropped first.
+        remember: How many ended incarnations are remembered, over all containers; the oldest is forgotten first. A
+            handle keeps its own record.
     """
 
     def __init__(self, *, remember: int = 100_000) -> None:
-        self._current: OrderedDict[tuple[str, str], Incarnation] = OrderedDict()
-        self._previous: dict[tuple[str, str], Incarnation] = {}
-        self._timed: set[Incarnation] = set()
-        self._remember = remember
-        self._closed = 0
-        self.stale_exits = 0
-        self.duplicate_exits = 0
+        self._turn = Turn()
+        self._memory = Memory(remember=remember)
+        self._deadlines: Deadlines[Due] = Deadlines()
+        self._questions = Questions(self._turn, self._deadlines)
+        self._verdicts = Verdicts(self._turn, self._memory, self._deadlines, self._questions)
+        self._listed = 0
 
     # --- looking ------------------------------------------------------------------------------------------------------
 
-    def current(self, namespace: str, container_id: str) -> Incarnation | None:
-        """Return the latest incarnation of a container, open or closed."""
-        return self._current.get((namespace, container_id))
+    @property
+    def moment(self) -> int:
+        """How much evidence was taken; what ``as_of`` is for a question put now."""
+        return self._turn.moment
 
-    def open_incarnations(self) -> Iterator[Incarnation]:
-        """Yield every incarnation whose exit is still to come and whose create has been answered."""
-        for incarnation in list(self._current.values()):
-            if incarnation.open and incarnation.phase is not Phase.PENDING:
-                yield incarnation
-        for incarnation in list(self._previous.values()):
-            if incarnation.open:
-                yield incarnation
+    @property
+    def stale_exits(self) -> int:
+        """Exits that belonged to no living process and were set aside."""
+        return self._verdicts.stale
+
+    @property
+    def duplicate_exits(self) -> int:
+        """Exits told again after they had been accepted."""
+        return self._verdicts.duplicates
+
+    def open_incarnations(self) -> Collection[Incarnation]:
+        """Return the incarnations whose exit is still to come."""
+        return self._memory.open.keys()
+
+    def incarnations(self, namespace: str, container_id: str) -> list[Incarnation]:
+        """Return what is remembered of a container, newest first."""
+        return self._memory.all(namespace, container_id)
 
     def next_deadline(self) -> float | None:
         """Return when `tick` has something to do; None when nothing is pending."""
-        times = [
-            t
-            for i in self._timed
-            for t in (i.fallback_at, i.verdict_at, i.confirm_at, i.closed_at and i.closed_at + EXEC_GRACE)
-            if t is not None
-        ]
-        return min(times, default=None)
+        return self._deadlines.next()
 
-    # --- our own calls ------------------------------------------------------------------------------------------------
+    # --- replies to our own calls -------------------------------------------------------------------------------------
 
-    def creating(self, namespace: str, container_id: str) -> Incarnation:
-        """Open the incarnation of a create that is about to be sent."""
-        incarnation = self._open(namespace, container_id, Phase.PENDING)
-        incarnation.watched = True
-        return incarnation
+    def created(
+        self, namespace: str, container_id: str, pid: int, *, as_of: int, now: float
+    ) -> tuple[Incarnation, list[Effect]]:
+        """Take the reply to our Tasks.Create, which was sent at `as_of`."""
+        self._turn.begin(now)
+        incarnation = self._memory.find(namespace, container_id, pid)
+        if incarnation is None or incarnation.opened <= as_of:
+            incarnation = self._open(namespace, container_id, pid)
+            if pid in incarnation.init.former_pids:
+                self._questions.ask(
+                    incarnation.init
+                )  # an exit since `as_of` may have been taken for the other's
+        elif not incarnation.open and not incarnation.announced:
+            incarnation = self._open_doubting(incarnation)
+        # The daemon gave the name away again, so whatever had it is over, whether or not its exit was seen.
+        self._others_gone(incarnation, as_of)
+        self._take_handle(incarnation, as_of)
+        return incarnation, self._turn.end()
 
-    def created(self, incarnation: Incarnation, pid: int, now: float) -> list[Effect]:
-        """Take the reply to our create: the pid of init."""
-        effects: list[Effect] = []
-        if incarnation.phase is Phase.PENDING:
-            incarnation.phase = Phase.CREATED
-        previous = self._previous.get(incarnation.key)
-        if previous is not None and previous.open:
-            # The daemon took the name again, so the old life is over whether or not its exit was seen.
-            self._set_fallback(previous, self._missing_status(previous), now + MISSING_GRACE)
-        return effects + self._pid_known(incarnation.init, pid, now)
+    def adopt(self, state: TaskState, *, as_of: int, now: float) -> tuple[Incarnation, list[Effect]]:
+        """Take a handle on a task that is there, by its state as asked for at `as_of`; it must not be unclear."""
+        self._turn.begin(now)
+        incarnation = self._observe(state, as_of)
+        lagging = state.exit is None and not incarnation.open and as_of >= incarnation.init.ended
+        if lagging or 0 < incarnation.deleted <= as_of:
+            # It ended, and runs: a new life under the same pid that nobody announced, or the answer lags.
+            incarnation = self._open_doubting(incarnation)
+        self._take_handle(incarnation, as_of)
+        return incarnation, self._turn.end()
 
-    def create_failed(self, incarnation: Incarnation) -> None:
-        """Forget the incarnation of a create that failed."""
-        incarnation.phase = Phase.CLOSED
-        incarnation.init.failed = True
-        self._timed.discard(incarnation)
-        if self._current.get(incarnation.key) is incarnation:
-            del self._current[incarnation.key]
-            previous = self._previous.pop(incarnation.key, None)
-            if previous is not None:
-                self._current[incarnation.key] = previous
+    def exec_added(
+        self, incarnation: Incarnation, exec_id: str, *, now: float
+    ) -> tuple[ProcessRecord, list[Effect]]:
+        """Take the reply to our Tasks.Exec: a new exec, in place of an earlier one of that id."""
+        self._turn.begin(now)
+        process = ProcessRecord(incarnation, exec_id, opened=self._turn.moment)
+        former = incarnation.execs.get(exec_id)
+        if former is not None:
+            process.former_pids = _with_former_pid(former)
+            process.former = former if former.accepted is None else None
+            self._verdicts.gone(former)
+        incarnation.execs[exec_id] = process
+        if not incarnation.open:
+            self._verdicts.expect_execs(incarnation)
+        return process, self._turn.end()
 
-    def exec_adding(self, incarnation: Incarnation, exec_id: str) -> ProcessRecord:
-        """Note an exec that we are about to add; a former one of that id is forgotten."""
-        record = incarnation.execs[exec_id] = ProcessRecord(incarnation, exec_id)
-        return record
-
-    def started(self, process: ProcessRecord, pid: int, now: float) -> list[Effect]:
-        """Take the reply to our start."""
-        process.started = True
-        if not process.exec_id and process.incarnation.phase is Phase.CREATED:
-            process.incarnation.phase = Phase.RUNNING
-        return self._pid_known(process, pid, now)
-
-    def start_failed(self, process: ProcessRecord) -> None:
-        """Note that our start failed: no exit is to be expected of an exec (init still gets one when it is deleted)."""
+    def started(self, process: ProcessRecord, pid: int, *, now: float) -> list[Effect]:
+        """Take the reply to our Tasks.Start."""
+        self._turn.begin(now)
         if process.exec_id:
-            process.failed = True
-            process.held.clear()
+            self._exec_started(process, pid)
+        elif pid == process.pid:
+            self._init_started(process.incarnation)
+        else:
+            self._questions.ask(process)  # what was started is another life of the container
+        return self._turn.end()
 
-    def deleted(self, process: ProcessRecord, status: ExitStatus, now: float) -> list[Effect]:
-        """Take the exit that the reply to our delete carries."""
-        if process.exec_id:
-            return self._decide_exec(process, status)
-        return self._accept(process.incarnation, status, now)
+    def start_failed(self, process: ProcessRecord, *, definite: bool, now: float) -> list[Effect]:
+        """Take the failure of our Tasks.Start.
 
-    def watch(self, namespace: str, container_id: str) -> Incarnation:
-        """Note that somebody takes a handle on a task that exists (Task of `Container.task`), before it is looked up."""
-        incarnation = self._current.get((namespace, container_id))
-        if incarnation is None:
-            incarnation = self._open(namespace, container_id, Phase.RUNNING)
-        incarnation.watched = True
-        return incarnation
+        Args:
+            process: The process.
+            definite: Whether the daemon refused; otherwise nobody knows whether it was started.
+            now: The clock.
+        """
+        self._turn.begin(now)
+        if process.exec_id and definite:
+            self._verdicts.never_started(process)
+        elif process.accepted is None:
+            process.started = process.started or None
+            self._questions.ask(process)
+        return self._turn.end()
+
+    def exited(self, process: ProcessRecord, status: ExitStatus, *, now: float) -> list[Effect]:
+        """Take an exit that a reply carries: of Tasks.Delete, of Tasks.DeleteProcess, of Tasks.Wait (without a pid)."""
+        self._turn.begin(now)
+        incarnation = process.incarnation
+        subject = process
+        if status.pid not in {0, process.pid} and process.pid is not None:
+            # Another process got the name meanwhile, and it was that one that the call reached.
+            self._verdicts.gone(process)
+            other = None if process.exec_id else self._memory.find(*incarnation.key, status.pid)
+            if other is None:
+                return self._turn.end()
+            subject = other.init
+        if status.source == "delete" and not subject.exec_id:
+            subject.incarnation.deleted = self._turn.moment
+        self._verdicts.accept(subject, status)
+        if status.source == "delete":
+            self._verdicts.conclude(subject)
+        return self._turn.end()
+
+    def observed(self, state: TaskState, *, as_of: int, now: float) -> list[Effect]:
+        """Take the state of a task that was asked for at `as_of`, by whomever."""
+        self._turn.begin(now)
+        self._observe(state, as_of)
+        return self._turn.end()
+
+    def absent(self, process: ProcessRecord, *, as_of: int, now: float) -> list[Effect]:
+        """Take the daemon's word (NOT_FOUND), asked for at `as_of`, that it has no such process."""
+        self._turn.begin(now)
+        self._absent(process, as_of)
+        return self._turn.end()
+
+    def inquire(self, process: ProcessRecord, *, now: float) -> list[Effect]:
+        """Have the daemon asked about a process that may have ended: a call about it failed in an odd way."""
+        self._turn.begin(now)
+        if process.accepted is None:
+            self._questions.ask(process)
+        return self._turn.end()
 
     # --- events -------------------------------------------------------------------------------------------------------
 
@@ -168,380 +213,344 @@ class Registry:
         """Take an event of the daemon.
 
         Returns:
-            What follows from it, and whether subscribers shall see it (an exit that was already told to them as found
-            by a resync is not repeated).
+            What follows from it, and whether subscribers shall see it: what they were told already, as found by a
+            resync, is not repeated.
         """
+        self._turn.begin(now)
+        news = True
         match event:
             case TaskExit():
-                return self._exit_event(event, now)
+                news = self._exit_event(event)
             case TaskCreate():
-                return self._create_event(event, now), True
+                news = self._create_event(event)
             case TaskStart():
-                return self._start_event(event, now), True
+                news = self._start_event(event)
             case TaskDelete():
-                return self._delete_event(event, now), True
+                self._delete_event(event)
+            case TaskExecStarted():
+                self._exec_started_event(event)
             case TaskOOM():
-                return self._oom_event(event, now), True
+                self._verdicts.oom_reported(self._memory.all(event.namespace, event.container_id))
             case TaskPaused() | TaskResumed():
-                incarnation = self._current.get((event.namespace, event.container_id))
-                if incarnation is not None and incarnation.phase in {Phase.RUNNING, Phase.PAUSED}:
-                    incarnation.phase = Phase.PAUSED if isinstance(event, TaskPaused) else Phase.RUNNING
-                return [], True
-            case TaskExecAdded() | TaskExecStarted():
-                return self._exec_event(event, now), True
+                latest = self._memory.latest(event.namespace, event.container_id)
+                if latest is not None:
+                    self._phase(latest, Phase.PAUSED if isinstance(event, TaskPaused) else Phase.RUNNING)
             case _:
-                return [], True
+                pass
+        return self._turn.end(), news
 
-    def _create_event(self, event: TaskCreate, now: float) -> list[Effect]:
-        incarnation = self._current.get((event.namespace, event.container_id))
-        if incarnation is not None and incarnation.open:
-            known = incarnation.init.pid
-            if known is None:
-                return self._pid_known(incarnation.init, event.pid, now)
-            if known == event.pid:
-                return []
-            self._set_fallback(incarnation, self._missing_status(incarnation), now + MISSING_GRACE)
-        incarnation = self._open(event.namespace, event.container_id, Phase.CREATED)
-        return self._pid_known(incarnation.init, event.pid, now)
+    def _create_event(self, event: TaskCreate) -> bool:
+        known = self._memory.find(event.namespace, event.container_id, event.pid)
+        if known is not None and known.open:
+            self._memory.promote(known)
+        if known is not None and (known.open or not known.announced):
+            known.announced = True
+            return _news(known.init, event)
+        incarnation = self._open(event.namespace, event.container_id, event.pid)
+        incarnation.announced = True
+        if known is not None:
+            self._questions.ask(incarnation.init)  # the pid again, or only the event
+        for other in self._memory.all(*incarnation.key):
+            if other is not incarnation and other.open:
+                self._questions.ask(other.init)  # its exit was lost, or this event is late
+        return True
 
-    def _start_event(self, event: TaskStart, now: float) -> list[Effect]:
-        incarnation = self._current.get((event.namespace, event.container_id))
-        if incarnation is None:
-            incarnation = self._open(event.namespace, event.container_id, Phase.RUNNING)
-        if not incarnation.open or incarnation.init.pid not in {None, event.pid}:
-            return []
-        incarnation.init.started = True
-        if incarnation.phase is Phase.CREATED:
-            incarnation.phase = Phase.RUNNING
-        return [] if incarnation.phase is Phase.PENDING else self._pid_known(incarnation.init, event.pid, now)
+    def _start_event(self, event: TaskStart) -> bool:
+        known = self._memory.find(event.namespace, event.container_id, event.pid)
+        if known is None:
+            return True
+        self._init_started(known)
+        return _news(known.init, event)
 
-    def _exec_event(self, event: TaskExecAdded | TaskExecStarted, now: float) -> list[Effect]:
-        incarnation = self._current.get((event.namespace, event.container_id))
-        if incarnation is None:
-            return []
-        record = incarnation.execs.get(event.exec_id)
-        if record is None or (record.exit is not None and isinstance(event, TaskExecAdded)):
-            record = self.exec_adding(incarnation, event.exec_id)
-        if isinstance(event, TaskExecStarted) and not record.failed:
-            record.started = True
-            return self._pid_known(record, event.pid, now)
-        return []
+    def _exec_started_event(self, event: TaskExecStarted) -> None:
+        for incarnation in self._memory.all(event.namespace, event.container_id):
+            process = incarnation.execs.get(event.exec_id)
+            if process is not None:
+                if process.pid is None and event.pid not in process.former_pids:
+                    self._exec_started(process, event.pid)
+                return
 
-    def _exit_event(self, event: TaskExit, now: float) -> tuple[list[Effect], bool]:
-        status = ExitStatus(
-            code=event.exit_status, exited_at_ns=event.exited_at_ns, pid=event.pid, source="event"
-        )
-        key = (event.namespace, event.container_id)
-        current, previous = self._current.get(key), self._previous.get(key)
-        if current is None:
-            # Nobody knows the task; what it ended with is remembered for whoever asks within this life.
-            current = self._open(*key, Phase.RUNNING)
+    def _exit_event(self, event: TaskExit) -> bool:
+        process = process_of(event, self._memory.all(event.namespace, event.container_id))
+        status = _status(event, "event")
+        if process is None:
             if event.id in {"", event.container_id}:
-                current.init.pid = event.pid or None
-        for incarnation in (current, previous):
-            record = self._process_of(incarnation, event) if incarnation is not None else None
-            if record is not None and record.exec_id:
-                return self._exec_exit(record, status), True
-            if record is not None:
-                repeated = record.exit is not None and record.incarnation.synthesised
-                return self._init_exit(record, status, now), not repeated
-        self.stale_exits += 1
-        return [], True
-
-    def _process_of(self, incarnation: Incarnation, event: TaskExit) -> ProcessRecord | None:
-        """Return whose exit `event` is in `incarnation`; None when it is of none of its processes.
-
-        An exec may bear the container's id, so the id alone does not tell init from it: the pid does.
-        """
-        execution = incarnation.execs.get(event.id)
-        init = incarnation.init if event.id in {"", incarnation.container_id} else None
-        if init is not None and execution is not None:
-            is_init = event.pid == init.pid or execution.pid not in {None, event.pid}
-            return init if is_init else execution
-        record = execution or init
-        if record is None or (record.pid is not None and event.pid not in {0, record.pid}):
-            return None
-        return record
-
-    def _init_exit(self, record: ProcessRecord, status: ExitStatus, now: float) -> list[Effect]:
-        incarnation = record.incarnation
-        if record.exit is not None:
-            self.duplicate_exits += 1
-            return []
-        if record.pid is None and incarnation.phase is Phase.PENDING:
-            record.held.append(status)
-            return []
-        if status.pid and status.pid == incarnation.previous_pid:
-            # The pid was used again: this may be a late copy of the former exit. Only the daemon can tell.
-            record.held.append(status)
-            return self._ask(incarnation, now)
-        return self._accept(incarnation, status, now)
-
-    def _exec_exit(self, record: ProcessRecord, status: ExitStatus) -> list[Effect]:
-        if record.exit is not None:
-            self.duplicate_exits += 1
-            return []
-        if record.pid is None and not record.started:
-            record.held.append(status)
-            return []
-        return self._decide_exec(record, status)
-
-    def _delete_event(self, event: TaskDelete, now: float) -> list[Effect]:
-        if event.id not in {"", event.container_id}:
-            return []
-        status = ExitStatus(
-            code=event.exit_status, exited_at_ns=event.exited_at_ns, pid=event.pid, source="task-delete"
+                self._verdicts.stale += 1
+                self._remember(event, status)
+            return True
+        repeated = (
+            "/tasks/exit" in process.told and process.accepted is not None and not process.accepted.unknown
         )
-        key = (event.namespace, event.container_id)
-        for incarnation in (self._current.get(key), self._previous.get(key)):
-            if incarnation is None or not incarnation.open or incarnation.verdict is not None:
-                continue
-            if incarnation.init.pid is not None and event.pid in {0, incarnation.init.pid}:
-                self._set_fallback(incarnation, status, now + DELETE_GRACE)
-                break
-        return []
+        if process.accepted is None and doubtful(process, event.pid):
+            self._verdicts.doubt(process, status, delay=REPLY_GRACE if process.pid is None else 0.0)
+        else:
+            self._verdicts.accept(process, status)
+        return not repeated
 
-    def _oom_event(self, event: TaskOOM, now: float) -> list[Effect]:
-        key = (event.namespace, event.container_id)
-        incarnation, previous = self._current.get(key), self._previous.get(key)
-        if incarnation is not None and incarnation.phase is Phase.PENDING and previous is not None:
-            # Nothing runs in it yet that could have been killed.
-            died = previous.closed_at
-            incarnation = previous if died is None or now - died < LATE_OOM else None
-        return [] if incarnation is None else self._oom_found(incarnation, now)
+    def _delete_event(self, event: TaskDelete) -> None:
+        if event.id not in {"", event.container_id}:
+            return
+        init = init_of(event, self._memory.all(event.namespace, event.container_id))
+        if init is None:
+            init = self._remember(event, None)
+        if init.accepted is None and doubtful(init, event.pid):
+            self._verdicts.doubt(init, _status(event, "task-delete"))
+        else:
+            init.incarnation.deleted = init.incarnation.deleted or self._turn.moment
+            self._verdicts.fall_back(init, _status(event, "task-delete"), DELETE_GRACE)
 
-    def _oom_found(self, incarnation: Incarnation, now: float) -> list[Effect]:
-        incarnation.oom = True
-        if incarnation.verdict is not None:
-            return self._close(incarnation, now)
-        record = incarnation.init
-        if record.exit is not None and not record.exit.oom_killed and not record.exit.unknown:
-            record.exit = replace(record.exit, oom_killed=True, oom_known=True)
-            return [Amended(record)]
-        return []
+    def _remember(self, event: TaskExit | TaskDelete, status: ExitStatus | None) -> ProcessRecord:
+        """Keep the end of a task never heard of: the reply that tells us of it may be on its way."""
+        incarnation = self._open(event.namespace, event.container_id, event.pid, behind=True)
+        if status is not None:
+            self._verdicts.accept(incarnation.init, status)
+        return incarnation.init
 
-    # --- answers to the hub's questions -------------------------------------------------------------------------------
+    # --- resync -------------------------------------------------------------------------------------------------------
 
-    def observed(self, state: TaskState, now: float, *, tell: bool = False) -> list[Effect]:
-        """Take the state of a task from Tasks.Get or Tasks.List.
+    def disconnected(self) -> None:
+        """Take it that the daemon can't be heard: nothing is asked until it is `listed` again."""
+        self._questions.disconnected()
+
+    def listed(
+        self, states: Iterable[TaskState], *, as_of: int, now: float, tell: bool = False
+    ) -> list[Effect]:
+        """Take a listing of all tasks of all namespaces, before the events that came since are taken.
+
+        Who is not in it need not be gone (a listing silently leaves out tasks whose shim does not answer), so each is
+        asked for.
 
         Args:
-            state: What the daemon says.
+            states: What the daemon listed.
+            as_of: The moment the listing was asked for.
             now: The clock.
             tell: Whether subscribers missed the events that led there and are to be told by synthesised ones.
         """
-        effects: list[Effect] = []
-        incarnation = self._current.get(state.key)
-        if incarnation is not None and incarnation.phase is Phase.PENDING:
-            return []  # our create is on its way: its reply says more
-        if incarnation is None or incarnation.init.pid not in {None, state.pid} or not incarnation.open:
-            if incarnation is not None and incarnation.init.pid == state.pid:
-                return []  # stopped, and known to be
-            if incarnation is not None and incarnation.open:
-                self._set_fallback(incarnation, self._missing_status(incarnation), now)
-                effects += self.tick(now)
-            incarnation = self._open(*state.key, Phase.CREATED)
-            if tell:
-                effects += [Synthesised(event) for event in state.appeared()]
-        incarnation.confirm_at = None
-        effects += self._pid_known(incarnation.init, state.pid, now) if state.pid else []
-        if state.exit is not None:
-            if tell and incarnation.open and not incarnation.synthesised:
-                incarnation.synthesised = True
-                effects.append(Synthesised(state.exit_event()))
-            return effects + self._accept(incarnation, state.exit, now)
-        effects += self._alive(incarnation, state, now, tell=tell)
-        return effects
+        self._turn.begin(now)
+        self._listed = as_of
+        self._questions.connected()
+        clear = {id(self._observe(s, as_of, tell=tell)) for s in states if not s.unclear}
+        for incarnation in list(self._memory.open):
+            if incarnation.init.fallback is not None:
+                continue
+            if id(incarnation) not in clear:
+                self._questions.ask(incarnation.init, tell=tell)
+            for process in incarnation.execs.values():
+                if process.accepted is None:
+                    self._questions.ask(process, tell=tell)
+        return self._turn.end()
 
-    def _alive(self, incarnation: Incarnation, state: TaskState, now: float, *, tell: bool) -> list[Effect]:
-        if not incarnation.open:
-            return []
-        self._unset_fallback(incarnation)
-        if incarnation.init.held:
-            incarnation.confirms += 1
-            if incarnation.confirms < CONFIRM_STALE:
-                return self._ask(incarnation, now)
-            self.stale_exits += len(incarnation.init.held)
-            incarnation.init.held.clear()
-        told: list[Effect] = []
-        if tell and {incarnation.phase, state.phase} == {Phase.RUNNING, Phase.PAUSED}:
-            told.append(Synthesised(state.pause_event()))
-        incarnation.phase = state.phase
-        incarnation.init.started = incarnation.init.started or state.phase is not Phase.CREATED
-        return told
+    # --- answers to the hub's questions -------------------------------------------------------------------------------
 
-    def missing(self, incarnation: Incarnation, now: float, *, tell: bool = False) -> list[Effect]:
-        """Take the daemon's word that there is no such task (Tasks.Get: NOT_FOUND)."""
-        incarnation.confirm_at = None
-        if not incarnation.open or incarnation.phase is Phase.PENDING or incarnation.verdict is not None:
-            return []
-        if incarnation.init.held:
-            return self._accept(incarnation, incarnation.init.held[0], now)
-        if incarnation.fallback is None:
-            incarnation.synthesised = tell
-            self._set_fallback(incarnation, self._missing_status(incarnation), now + MISSING_GRACE)
-        return []
+    def answered(
+        self,
+        process: ProcessRecord,
+        answer: TaskState | Literal["missing", "unclear"],
+        *,
+        as_of: int,
+        now: float,
+    ) -> list[Effect]:
+        """Take the answer to a `Confirm`.
 
-    def unclear(self, incarnation: Incarnation, now: float) -> None:
-        """Note that the question could not be answered (the daemon is away, the shim is silent): ask again later."""
-        if incarnation.open:
-            incarnation.confirm_delay = min(max(CONFIRM_FIRST, incarnation.confirm_delay * 2), CONFIRM_MAX)
-            incarnation.confirm_at = now + incarnation.confirm_delay
-            self._timed.add(incarnation)
+        Args:
+            process: Whom it asked about.
+            answer: The daemon's answer; ``unclear`` when the call failed.
+            as_of: The moment the call was sent.
+            now: The clock.
+        """
+        self._turn.begin(now)
+        tell = process.question is not None and process.question.tell
+        self._questions.answered(process)
+        if answer == "unclear" or (answer != "missing" and answer.unclear):
+            self._questions.again(process)
+        elif answer == "missing":
+            self._absent(process, as_of, tell=tell)
+        elif process.exec_id:
+            self._observe_exec(process, answer, as_of, tell=tell)
+        else:
+            self._observe(answer, as_of, tell=tell)
+        if process.question is not None and not self._questions.pending(process):
+            self._questions.send(process)  # the answer was older than the question
+        return self._turn.end()
 
-    def oom_checked(self, incarnation: Incarnation, killed: bool | None, now: float) -> list[Effect]:
-        """Take the answer to `CheckOOM`; None when it could not be had."""
-        if incarnation.verdict is None:
-            return self._oom_found(incarnation, now) if killed else []
-        incarnation.oom = incarnation.oom or bool(killed)
-        if killed is None and not incarnation.oom:
-            incarnation.verdict = replace(incarnation.verdict, oom_known=False)
-        return self._close(incarnation, now)
+    def oom_checked(
+        self, incarnation: Incarnation, killed: bool | None, *, as_of: int, now: float
+    ) -> list[Effect]:
+        """Take the answer to a `CheckOOM` that was sent at `as_of`; None when it could not be had."""
+        self._turn.begin(now)
+        self._verdicts.oom_checked(incarnation, killed, as_of)
+        return self._turn.end()
+
+    # --- time ---------------------------------------------------------------------------------------------------------
 
     def tick(self, now: float) -> list[Effect]:
         """Let time pass: what waited for something better waits no longer."""
-        effects: list[Effect] = []
-        for incarnation in list(self._timed):
-            if incarnation.fallback is not None and now >= (incarnation.fallback_at or 0):
-                told = incarnation.synthesised and incarnation.fallback.unknown
-                effects += [Synthesised(_vanished(incarnation))] if told else []
-                effects += self._accept(incarnation, incarnation.fallback, now)
-            if incarnation.verdict_at is not None and now >= incarnation.verdict_at:
-                effects += self.oom_checked(incarnation, None, now)
-            if incarnation.confirm_at is not None and now >= incarnation.confirm_at:
-                incarnation.confirm_at = None
-                effects.append(Confirm(incarnation))
-            if incarnation.closed_at is not None and now >= incarnation.closed_at + EXEC_GRACE:
-                effects += self._abandon_execs(incarnation)
-                self._timed.discard(incarnation)
-        return effects
+        self._turn.begin(now)
+        for due, process in self._deadlines.due(now):
+            match due:
+                case "ask":
+                    self._questions.send(process)
+                case "fallback":
+                    self._verdicts.fallback_due(process)
+                case "oom":
+                    self._verdicts.oom_due(process)
+                case "execs":
+                    self._verdicts.execs_due(process.incarnation)
+        return self._turn.end()
 
-    # --- deciding -----------------------------------------------------------------------------------------------------
+    # --- what the daemon says -----------------------------------------------------------------------------------------
 
-    def _pid_known(self, process: ProcessRecord, pid: int, now: float) -> list[Effect]:
-        if process.pid is None:
-            process.pid = pid
-        held, process.held = process.held, []
-        effects: list[Effect] = []
-        for status in held:
-            if status.pid not in {0, pid}:
-                self.stale_exits += 1
-            elif process.exec_id:
-                effects += self._exec_exit(process, status)
+    def _observe(self, state: TaskState, as_of: int, *, tell: bool = False) -> Incarnation:
+        """Take the state of a task; return the incarnation that it is of."""
+        incarnation = self._memory.find(*state.key, state.pid)
+        latest = self._memory.latest(*state.key)
+        current = latest is None or latest.opened <= as_of
+        if incarnation is None:
+            incarnation = self._open(*state.key, state.pid, behind=not current)
+            if not current:
+                self._questions.ask(incarnation.init)
+            if tell:
+                events = state.appeared()
+                incarnation.init.told |= {event.topic for event in events}
+                self._turn.effects += [Synthesised(event) for event in events]
+        elif incarnation.open and current:
+            self._memory.promote(incarnation)
+        self._others_gone(incarnation, as_of, tell=tell)
+        if incarnation.open:
+            if state.exit is not None:
+                self._found_exit(incarnation.init, state, tell=tell)
             else:
-                effects += self._init_exit(process, status, now)
-        return effects
+                self._found_alive(incarnation, state, as_of, tell=tell)
+        return incarnation
 
-    def _accept(self, incarnation: Incarnation, status: ExitStatus, now: float) -> list[Effect]:
-        """Take `status` for the exit of init, if none was taken before; its OOM flag may need a look first."""
-        if not incarnation.open or incarnation.verdict is not None:
-            return []
-        self._unset_fallback(incarnation)
-        incarnation.confirm_at = None
-        incarnation.init.held.clear()
-        incarnation.verdict = status
-        suspicious = status.code == SIGKILLED and not status.unknown and not incarnation.oom
-        if suspicious and incarnation.watched:
-            incarnation.verdict_at = now + OOM_CHECK_LIMIT
-            self._timed.add(incarnation)
-            return [CheckOOM(incarnation)]
-        if suspicious:
-            incarnation.verdict = replace(status, oom_known=False)
-        return self._close(incarnation, now)
+    def _found_exit(self, process: ProcessRecord, state: TaskState, *, tell: bool) -> None:
+        assert state.exit is not None
+        if tell:
+            process.told |= {"/tasks/exit"}
+            self._turn.effects.append(Synthesised(state.exit_event()))
+        self._verdicts.accept(process, state.exit)
 
-    def _close(self, incarnation: Incarnation, now: float) -> list[Effect]:
-        status = incarnation.verdict
-        assert status is not None
-        record = incarnation.init
-        record.exit = replace(status, oom_killed=status.oom_killed or incarnation.oom)
-        incarnation.verdict = incarnation.verdict_at = None
-        incarnation.phase = Phase.CLOSED
-        incarnation.closed_at = now
-        if any(e.exit is None and not e.failed for e in incarnation.execs.values()):
-            self._timed.add(incarnation)
+    def _found_alive(self, incarnation: Incarnation, state: TaskState, as_of: int, *, tell: bool) -> None:
+        self._verdicts.lives(incarnation.init, as_of)
+        self._settle(incarnation.init, as_of)
+        if as_of < incarnation.phase_since or state.phase is None:
+            return
+        if tell and {incarnation.phase, state.phase} == {Phase.RUNNING, Phase.PAUSED}:
+            self._turn.effects.append(Synthesised(state.pause_event()))
+        if state.phase is not Phase.CREATED:
+            self._init_started(incarnation)
+            self._phase(incarnation, state.phase)
+
+    def _observe_exec(self, process: ProcessRecord, state: TaskState, as_of: int, *, tell: bool) -> None:
+        if process.accepted is not None:
+            return
+        if state.phase is Phase.CREATED and state.exit is None:
+            process.started = process.started or False
+        elif process.pid is None:
+            self._exec_started(process, state.pid)
+        if process.pid is not None and state.pid not in {0, process.pid}:
+            self._verdicts.gone(process, tell=tell)
+        elif state.exit is not None:
+            self._found_exit(process, state, tell=tell)
         else:
-            self._timed.discard(incarnation)
-        self._closed += 1
-        self._forget_oldest()
-        return [Decided(record)]
+            self._verdicts.lives(process, as_of)
+            self._settle(process, as_of)
 
-    def _decide_exec(self, record: ProcessRecord, status: ExitStatus) -> list[Effect]:
-        if record.exit is not None:
-            return []
-        record.exit = status
-        return [Decided(record)]
+    def _absent(self, process: ProcessRecord, as_of: int, *, tell: bool = False) -> None:
+        if process.exec_id:
+            # One that was not started may not have been there yet, and has no exit to lose.
+            if process.opened <= as_of and (process.started is not False or process.doubts):
+                self._verdicts.gone(process, tell=tell)
+            else:
+                self._settle(process, as_of)
+            return
+        for incarnation in self._memory.all(*process.incarnation.key):
+            if incarnation.open and incarnation.opened <= as_of:
+                self._verdicts.gone(incarnation.init, tell=tell)
+        if process.opened <= as_of:
+            self._verdicts.gone(process, tell=tell)  # though it may be forgotten under its name
 
-    def _abandon_execs(self, incarnation: Incarnation) -> list[Effect]:
-        effects: list[Effect] = []
-        for record in incarnation.execs.values():
-            if record.exit is None and record.started:
-                effects += self._decide_exec(
-                    record,
-                    ExitStatus(
-                        code=UNKNOWN_EXIT_STATUS,
-                        exited_at_ns=None,
-                        pid=record.pid or 0,
-                        unknown=True,
-                        source="exec-orphaned",
-                    ),
-                )
-        return effects
+    def _others_gone(self, incarnation: Incarnation, as_of: int, *, tell: bool = False) -> None:
+        """Take it that `incarnation` had its name at `as_of`: whatever had it before is over."""
+        for other in self._memory.all(*incarnation.key):
+            if other is not incarnation and other.open and other.opened <= as_of:
+                self._verdicts.gone(other.init, tell=tell)
 
     # --- small things -------------------------------------------------------------------------------------------------
 
-    def _open(self, namespace: str, container_id: str, phase: Phase) -> Incarnation:
-        key = (namespace, container_id)
-        incarnation = Incarnation(namespace, container_id, phase=phase)
-        former = self._current.pop(key, None)
-        if former is not None:
-            incarnation.previous_pid = former.init.pid
-            if not former.open:
-                self._closed -= 1
-            self._previous[key] = former
-        self._current[key] = incarnation
+    def _open(self, namespace: str, container_id: str, pid: int, *, behind: bool = False) -> Incarnation:
+        incarnation = Incarnation(namespace, container_id, pid, self._turn.moment)
+        latest = self._memory.latest(namespace, container_id)
+        if latest is not None:
+            incarnation.init.former_pids = _with_former_pid(latest.init)
+        self._memory.add(incarnation, behind=behind)
         return incarnation
 
-    def _ask(self, incarnation: Incarnation, now: float) -> list[Effect]:
-        if incarnation.confirms:
-            self.unclear(incarnation, now)
-            return []
-        return [Confirm(incarnation)]
+    def _open_doubting(self, known: Incarnation) -> Incarnation:
+        """Open a life under the pid of one that ended, whose exit may be its own."""
+        incarnation = self._open(*known.key, known.pid)
+        if known.init.accepted is not None and not known.deleted:
+            self._verdicts.doubt(incarnation.init, known.init.accepted)
+        return incarnation
 
-    def _set_fallback(self, incarnation: Incarnation, status: ExitStatus, at: float) -> None:
-        incarnation.fallback, incarnation.fallback_at = status, at
-        self._timed.add(incarnation)
+    def _take_handle(self, incarnation: Incarnation, as_of: int) -> None:
+        self._verdicts.watch(incarnation)
+        if as_of < self._listed and incarnation.open:
+            self._questions.ask(incarnation.init)  # what was missed since `as_of` was not looked for
 
-    def _unset_fallback(self, incarnation: Incarnation) -> None:
-        incarnation.fallback = incarnation.fallback_at = None
+    def _init_started(self, incarnation: Incarnation) -> None:
+        process = incarnation.init
+        if process.started or not incarnation.open:
+            return
+        process.started = True
+        incarnation.phase, incarnation.phase_since = Phase.RUNNING, self._turn.moment
+        if incarnation.watched:
+            self._turn.effects.append(Started(process))
 
-    def _missing_status(self, incarnation: Incarnation) -> ExitStatus:
-        return ExitStatus(
-            code=UNKNOWN_EXIT_STATUS,
-            exited_at_ns=None,
-            pid=incarnation.init.pid or 0,
-            oom_known=False,
-            unknown=True,
-            source="missing",
-        )
+    def _exec_started(self, process: ProcessRecord, pid: int) -> None:
+        first = not process.started and process.accepted is None
+        process.started = True
+        if first:
+            self._turn.effects.append(Started(process))
+        if process.accepted is None and process.pid != pid:
+            self._verdicts.pid_known(process, pid)
 
-    def _forget_oldest(self) -> None:
-        """Keep the memory of the dead bounded; a handle keeps its own record alive."""
-        while self._closed > self._remember:
-            key = next(k for k, i in self._current.items() if not i.open)
-            del self._current[key]
-            self._previous.pop(key, None)
-            self._closed -= 1
+    def _phase(self, incarnation: Incarnation, phase: Phase) -> None:
+        incarnation.phase_since = self._turn.moment
+        if incarnation.open and incarnation.phase is not phase:
+            incarnation.phase = phase
+            if incarnation.watched:
+                self._turn.effects.append(PhaseChanged(incarnation, phase))
+
+    def _settle(self, process: ProcessRecord, as_of: int) -> None:
+        """Drop the question about a process that lives, if that answers it."""
+        question = process.question
+        if question is not None and not process.doubts and as_of >= question.since and not question.sent:
+            self._questions.drop(process)
 
 
-def _vanished(incarnation: Incarnation) -> TaskExit:
-    return TaskExit(
-        topic="/tasks/exit",
-        namespace=incarnation.namespace,
-        timestamp_ns=0,
-        origin="resync",
-        container_id=incarnation.container_id,
-        id=incarnation.container_id,
-        pid=incarnation.init.pid or 0,
-        exit_status=UNKNOWN_EXIT_STATUS,
-        exited_at_ns=None,
+def _with_former_pid(former: ProcessRecord) -> tuple[int, ...]:
+    """Return the pids that a successor of `former` may be mistaken by; only so many, as they are reused late."""
+    pids = former.former_pids if former.pid is None else (former.pid, *former.former_pids)
+    return pids[:8]
+
+
+def _status(event: TaskExit | TaskDelete, source: Literal["event", "task-delete"]) -> ExitStatus:
+    # Without a pid, 255 is what containerd says when it could not learn the code.
+    lost = event.pid == 0 and event.exit_status == UNKNOWN_EXIT_STATUS
+    return ExitStatus(
+        code=event.exit_status,
+        exited_at_ns=event.exited_at_ns,
+        pid=event.pid,
+        oom_known=not lost,
+        unknown=lost,
+        source=source,
     )
+
+
+def _news(process: ProcessRecord, event: Event) -> bool:
+    """Return whether subscribers have not been told `event` by a synthesised one."""
+    if event.topic not in process.told:
+        return True
+    process.told -= {event.topic}
+    return False

@@ -1,4 +1,4 @@
-"""What a listing of the daemon's tasks says about the tasks we believe in. Pure."""
+"""What the daemon says of a process when it is asked, and the events that must have been missed for it to be so. Pure."""
 
 from __future__ import annotations
 
@@ -9,37 +9,42 @@ from containerd_aio.events.model import TaskCreate, TaskExit, TaskPaused, TaskRe
 from containerd_aio.events.records import Phase
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
-
     from containerd_aio.events.exits import ExitStatus
     from containerd_aio.events.model import Event
-    from containerd_aio.events.records import Incarnation
 
 
 @dataclass(frozen=True, slots=True)
 class TaskState:
-    """A task as the daemon describes it (Tasks.Get, Tasks.List).
+    """A task, or an exec in it, as the daemon describes it (Tasks.Get, Tasks.List).
 
     Attributes:
         namespace: Namespace of the container.
         container_id: Id of the container.
-        pid: Host pid of init.
-        phase: Created, running or paused; a stopped task has `exit`.
+        pid: Host pid of the process.
+        phase: Created, running or paused; of no meaning when there is an `exit`. None when the daemon has the process
+            but could not learn its state, as when the shim does not answer.
         exit: Its exit when it has stopped.
         seen_at_ns: When it was asked for, nanoseconds since the epoch.
+        exec_id: Id of the exec; empty for the task.
     """
 
     namespace: str
     container_id: str
     pid: int
-    phase: Phase
+    phase: Phase | None
     exit: ExitStatus | None
     seen_at_ns: int
+    exec_id: str = ""
 
     @property
     def key(self) -> tuple[str, str]:
         """Namespace and container id."""
         return self.namespace, self.container_id
+
+    @property
+    def unclear(self) -> bool:
+        """Whether the daemon could not say how it is."""
+        return self.phase is None and self.exit is None
 
     def appeared(self) -> list[Event]:
         """Return the events that must have been missed for the task to be there."""
@@ -70,7 +75,7 @@ class TaskState:
             timestamp_ns=self.exit.exited_at_ns or self.seen_at_ns,
             origin="resync",
             container_id=self.container_id,
-            id=self.container_id,
+            id=self.exec_id or self.container_id,
             pid=self.pid,
             exit_status=self.exit.code,
             exited_at_ns=self.exit.exited_at_ns,
@@ -88,13 +93,3 @@ class TaskState:
             origin="resync",
             container_id=self.container_id,
         )
-
-
-def unlisted(
-    believed: Iterable[Incarnation], listed: Collection[tuple[str, str]], namespaces: Collection[str]
-) -> list[Incarnation]:
-    """Return the incarnations that a listing of `namespaces` should have shown and did not.
-
-    They need not be gone: a listing silently leaves out tasks whose shim does not answer, so each is asked for.
-    """
-    return [i for i in believed if i.namespace in namespaces and i.key not in listed]
