@@ -15,7 +15,7 @@ from containerd_aio.api.containerd.services.containers.v1 import (
 from containerd_aio.api.containerd.services.content.v1 import Info as ContentInfo
 from containerd_aio.api.containerd.services.content.v1 import UpdateRequest
 from containerd_aio.api.containerd.services.diff.v1 import ApplyRequest
-from containerd_aio.api.containerd.services.events.v1 import ForwardRequest
+from containerd_aio.api.containerd.services.events.v1 import ForwardRequest, PublishRequest
 from containerd_aio.api.containerd.services.images.v1 import CreateImageRequest, Image, UpdateImageRequest
 from containerd_aio.api.containerd.services.leases.v1 import (
     AddResourceRequest,
@@ -52,7 +52,13 @@ CASES: list[tuple[str, Any, Any]] = [
     ),
     ("content.v1.Content/Update", UpdateRequest(), UpdateRequest(info=ContentInfo())),
     ("diff.v1.Diff/Apply", ApplyRequest(), ApplyRequest(diff=Descriptor())),
-    ("events.v1.Events/Forward", ForwardRequest(), ForwardRequest(envelope=Envelope())),
+    ("events.v1.Events/Publish", PublishRequest(topic="/t"), PublishRequest(topic="/t", event=AnyMessage())),
+    ("events.v1.Events/Forward", ForwardRequest(), ForwardRequest(envelope=Envelope(event=AnyMessage()))),
+    (
+        "events.v1.Events/Forward",
+        ForwardRequest(envelope=Envelope()),
+        ForwardRequest(envelope=Envelope(event=AnyMessage())),
+    ),
     ("images.v1.Images/Create", CreateImageRequest(), CreateImageRequest(image=TARGET)),
     ("images.v1.Images/Create", CreateImageRequest(image=Image(name="i")), CreateImageRequest(image=TARGET)),
     ("images.v1.Images/Update", UpdateImageRequest(), UpdateImageRequest(image=TARGET)),
