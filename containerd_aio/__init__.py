@@ -70,7 +70,8 @@ if TYPE_CHECKING:
     from containerd_aio.events.status import Statistics, Status
     from containerd_aio.events.subscription import Subscription
     from containerd_aio.image import Image
-    from containerd_aio.task import Process, Task
+    from containerd_aio.process import Process
+    from containerd_aio.task import Task
 
 _HOMES = {
     "client": ("Client", "Version"),
@@ -95,7 +96,8 @@ _HOMES = {
     "events.status": ("Statistics", "Status"),
     "events.subscription": ("Subscription",),
     "image": ("Image",),
-    "task": ("Process", "Task"),
+    "process": ("Process",),
+    "task": ("Task",),
 }  # fmt: skip
 _MODULES = ("oci", "stdio", "typeurl")
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -29,6 +29,7 @@ from containerd_aio.errors import (
     ContainerdError,
     DeadlineExceeded,
     FailedPrecondition,
+    InvalidArgument,
     NotFound,
     Unavailable,
     Unimplemented,
@@ -141,12 +142,14 @@ class Container:
 
         Raises:
             AlreadyExists: It has a task.
+            InvalidArgument: `io` has a terminal and the container's spec none, or the other way round.
             NotFound: The container or its snapshot is gone.
             Unknown: The runtime refused; the text is runc's (a missing binary, for example).
             ConnectError: containerd can't be reached, so that its exit could not be seen.
         """
         creator = io or null()
         info = await self.info()
+        _check_terminal(info, creator)
         if rootfs is None and info.snapshot_key:
             rootfs = await Snapshotter(self._scope.services, info.snapshotter).mounts(info.snapshot_key)
         hub = await self._scope.core.live_hub()
@@ -277,6 +280,21 @@ class Container:
             await task.delete(kill=True)
         with suppress(NotFound):
             await self.delete()
+
+
+def _check_terminal(info: ContainerInfo, io: IOCreator) -> None:
+    """Refuse streams of the wrong kind here: the runtime's own words about it would be a riddle."""
+    spec = typeurl.unpack(info.raw.spec) if info.raw.spec is not None else {}
+    wanted = bool((spec.get("process") or {}).get("terminal"))
+    if wanted and not io.terminal:
+        raise InvalidArgument(
+            f"the spec of container {info.id!r} asks for a terminal and io has none; give io=stdio.pipes(terminal=True), "
+            f"stdio.terminal() or the like"
+        )
+    if io.terminal and not wanted:
+        raise InvalidArgument(
+            f"io has a terminal and the spec of container {info.id!r} none; create it with spec_opts=[oci.with_tty()]"
+        )
 
 
 async def _get(scope: Scope, container_id: str) -> ContainerInfo:
