@@ -21,13 +21,11 @@ from containerd_aio.api.containerd.services.tasks.v1 import (
 )
 from containerd_aio.api.containerd.v1.types import Status as RawStatus
 from containerd_aio.errors import (
-    Canceled,
     Closed,
     ContainerdError,
     DeadlineExceeded,
     FailedPrecondition,
     NotFound,
-    Unavailable,
     Unknown,
 )
 from containerd_aio.events.exits import ExitStatus
@@ -50,9 +48,6 @@ ProcessStatus = Literal["created", "running", "paused", "pausing", "stopped", "u
 DRAIN_TIMEOUT = 5.0
 # Seconds for undoing something after a failure or a cancellation.
 _UNDO_TIMEOUT = 10.0
-
-# After these nobody knows whether the daemon did what was asked.
-_OPEN_OUTCOME = (Canceled, Closed, DeadlineExceeded, Unavailable)
 
 _log = structlog.get_logger(__name__)
 
@@ -152,9 +147,8 @@ class Process:
             reply = await self._tasks.start(
                 StartRequest(container_id=self.container_id, exec_id=self._record.exec_id)
             )
-        except BaseException as exc:
-            refused = isinstance(exc, ContainerdError) and not isinstance(exc, _OPEN_OUTCOME)
-            hub.tell(hub.registry.start_failed(self._record, definite=refused, now=anyio.current_time()))
+        except BaseException:
+            hub.tell(hub.registry.start_failed(self._record, now=anyio.current_time()))
             raise
         hub.tell(hub.registry.started(self._record, reply.pid, now=anyio.current_time()))
         if self._io is not None:
@@ -312,8 +306,6 @@ class Process:
         except NotFound:
             # Deleted before, by somebody else or by a call of ours that timed out: what is remembered counts.
             hub.tell(hub.registry.absent(self._record, as_of=as_of, now=anyio.current_time()))
-            if self._record.started is False and self._record.exec_id:
-                return self._record.exit or ExitStatus(code=137, source="unstarted")
             return await hub.wait(self._record)
         except Unknown as exc:
             if "cannot delete a running process" in exc.message:

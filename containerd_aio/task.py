@@ -154,7 +154,7 @@ class Exec(Process):
         except ContainerdError:
             with anyio.move_on_after(_UNDO_TIMEOUT, shield=True):
                 try:
-                    await self._request_delete()
+                    await self._delete_rpc()
                 except ContainerdError as exc:
                     self._log.debug("exec not removed", error=str(exc))
                 await self.aclose()

@@ -8,7 +8,7 @@ from collections import deque
 from containerd_aio.events.records import Incarnation
 
 # So many under one name: the latest, and those that late events may still be about.
-PER_NAME = 4
+PER_NAME = 16
 
 
 class Memory:

@@ -52,13 +52,15 @@ class Questions:
         self._connected = True
 
     def ask(self, process: ProcessRecord, *, delay: float = 0.0, tell: bool = False) -> None:
-        """Ask about `process`; only an answer to a question put from now on settles it.
+        """Ask about `process` if its exit is not known; only an answer to a question put from now on settles it.
 
         Args:
             process: The process.
             delay: Seconds to wait first: the answer may come by itself.
             tell: Whether subscribers missed what led to the answer.
         """
+        if process.accepted is not None:
+            return
         question = process.question
         if question is None:
             question = process.question = Question(self._turn.moment, tell)

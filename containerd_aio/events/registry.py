@@ -120,9 +120,11 @@ class Registry:
         self._turn.begin(now)
         incarnation = self._observe(state, as_of)
         lagging = state.exit is None and not incarnation.open and as_of >= incarnation.init.ended
-        if lagging or 0 < incarnation.deleted <= as_of:
-            # It ended, and runs: a new life under the same pid that nobody announced, or the answer lags.
-            incarnation = self._open_doubting(incarnation)
+        if 0 < incarnation.deleted <= as_of:
+            incarnation = self._open(*incarnation.key, state.pid)  # a new life under the same pid, never announced
+            self._questions.ask(incarnation.init)
+        elif lagging:
+            incarnation = self._open_doubting(incarnation)  # the same, or the answer lags behind the exit
         self._take_handle(incarnation, as_of)
         return incarnation, self._turn.end()
 
@@ -153,20 +155,11 @@ class Registry:
             self._questions.ask(process)  # what was started is another life of the container
         return self._turn.end()
 
-    def start_failed(self, process: ProcessRecord, *, definite: bool, now: float) -> list[Effect]:
-        """Take the failure of our Tasks.Start.
-
-        Args:
-            process: The process.
-            definite: Whether the daemon refused; otherwise nobody knows whether it was started.
-            now: The clock.
-        """
+    def start_failed(self, process: ProcessRecord, *, now: float) -> list[Effect]:
+        """Take the failure of our Tasks.Start: it may have been started all the same, or have ended in the attempt."""
         self._turn.begin(now)
-        if process.exec_id and definite:
-            self._verdicts.never_started(process)
-        elif process.accepted is None:
-            process.started = process.started or None
-            self._questions.ask(process)
+        process.started = process.started or None
+        self._questions.ask(process)
         return self._turn.end()
 
     def exited(self, process: ProcessRecord, status: ExitStatus, *, now: float) -> list[Effect]:
@@ -177,10 +170,10 @@ class Registry:
         if status.pid not in {0, process.pid} and process.pid is not None:
             # Another process got the name meanwhile, and it was that one that the call reached.
             self._verdicts.gone(process)
-            other = None if process.exec_id else self._memory.find(*incarnation.key, status.pid)
-            if other is None:
+            if process.exec_id:
                 return self._turn.end()
-            subject = other.init
+            other = self._memory.find(*incarnation.key, status.pid)
+            subject = other.init if other is not None else self._open_past(*incarnation.key, status.pid)
         if status.source == "delete" and not subject.exec_id:
             subject.incarnation.deleted = self._turn.moment
         self._verdicts.accept(subject, status)
@@ -203,8 +196,7 @@ class Registry:
     def inquire(self, process: ProcessRecord, *, now: float) -> list[Effect]:
         """Have the daemon asked about a process that may have ended: a call about it failed in an odd way."""
         self._turn.begin(now)
-        if process.accepted is None:
-            self._questions.ask(process)
+        self._questions.ask(process)
         return self._turn.end()
 
     # --- events -------------------------------------------------------------------------------------------------------
@@ -241,10 +233,9 @@ class Registry:
 
     def _create_event(self, event: TaskCreate) -> bool:
         known = self._memory.find(event.namespace, event.container_id, event.pid)
-        if known is not None and known.open:
-            self._memory.promote(known)
         if known is not None and (known.open or not known.announced):
             known.announced = True
+            self._memory.promote(known)
             return _news(known.init, event)
         incarnation = self._open(event.namespace, event.container_id, event.pid)
         incarnation.announced = True
@@ -276,7 +267,7 @@ class Registry:
         if process is None:
             if event.id in {"", event.container_id}:
                 self._verdicts.stale += 1
-                self._remember(event, status)
+                self._verdicts.accept(self._open_past(event.namespace, event.container_id, event.pid), status)
             return True
         repeated = (
             "/tasks/exit" in process.told and process.accepted is not None and not process.accepted.unknown
@@ -292,19 +283,12 @@ class Registry:
             return
         init = init_of(event, self._memory.all(event.namespace, event.container_id))
         if init is None:
-            init = self._remember(event, None)
+            init = self._open_past(event.namespace, event.container_id, event.pid)
         if init.accepted is None and doubtful(init, event.pid):
             self._verdicts.doubt(init, _status(event, "task-delete"))
         else:
             init.incarnation.deleted = init.incarnation.deleted or self._turn.moment
             self._verdicts.fall_back(init, _status(event, "task-delete"), DELETE_GRACE)
-
-    def _remember(self, event: TaskExit | TaskDelete, status: ExitStatus | None) -> ProcessRecord:
-        """Keep the end of a task never heard of: the reply that tells us of it may be on its way."""
-        incarnation = self._open(event.namespace, event.container_id, event.pid, behind=True)
-        if status is not None:
-            self._verdicts.accept(incarnation.init, status)
-        return incarnation.init
 
     # --- resync -------------------------------------------------------------------------------------------------------
 
@@ -369,8 +353,12 @@ class Registry:
             self._observe_exec(process, answer, as_of, tell=tell)
         else:
             self._observe(answer, as_of, tell=tell)
-        if process.question is not None and not self._questions.pending(process):
-            self._questions.send(process)  # the answer was older than the question
+        question = process.question
+        if question is not None and not self._questions.pending(process):
+            if as_of < question.since:
+                self._questions.send(process)  # the answer was older than the question
+            else:
+                self._questions.drop(process)
         return self._turn.end()
 
     def oom_checked(
@@ -437,7 +425,9 @@ class Registry:
             return
         if tell and {incarnation.phase, state.phase} == {Phase.RUNNING, Phase.PAUSED}:
             self._turn.effects.append(Synthesised(state.pause_event()))
-        if state.phase is not Phase.CREATED:
+        if state.phase is Phase.CREATED:
+            _not_started(incarnation.init)
+        else:
             self._init_started(incarnation)
             self._phase(incarnation, state.phase)
 
@@ -445,7 +435,7 @@ class Registry:
         if process.accepted is not None:
             return
         if state.phase is Phase.CREATED and state.exit is None:
-            process.started = process.started or False
+            _not_started(process)
         elif process.pid is None:
             self._exec_started(process, state.pid)
         if process.pid is not None and state.pid not in {0, process.pid}:
@@ -458,11 +448,8 @@ class Registry:
 
     def _absent(self, process: ProcessRecord, as_of: int, *, tell: bool = False) -> None:
         if process.exec_id:
-            # One that was not started may not have been there yet, and has no exit to lose.
-            if process.opened <= as_of and (process.started is not False or process.doubts):
+            if process.opened <= as_of:
                 self._verdicts.gone(process, tell=tell)
-            else:
-                self._settle(process, as_of)
             return
         for incarnation in self._memory.all(*process.incarnation.key):
             if incarnation.open and incarnation.opened <= as_of:
@@ -486,10 +473,15 @@ class Registry:
         self._memory.add(incarnation, behind=behind)
         return incarnation
 
+    def _open_past(self, namespace: str, container_id: str, pid: int) -> ProcessRecord:
+        """Open a life that is first heard of by its end: the reply that tells us of it may be on its way."""
+        latest = self._memory.latest(namespace, container_id)
+        return self._open(namespace, container_id, pid, behind=latest is not None and latest.open).init
+
     def _open_doubting(self, known: Incarnation) -> Incarnation:
         """Open a life under the pid of one that ended, whose exit may be its own."""
         incarnation = self._open(*known.key, known.pid)
-        if known.init.accepted is not None and not known.deleted:
+        if known.init.accepted is not None:
             self._verdicts.doubt(incarnation.init, known.init.accepted)
         return incarnation
 
@@ -527,6 +519,10 @@ class Registry:
         question = process.question
         if question is not None and not process.doubts and as_of >= question.since and not question.sent:
             self._questions.drop(process)
+
+
+def _not_started(process: ProcessRecord) -> None:
+    process.started = process.started or False
 
 
 def _with_former_pid(former: ProcessRecord) -> tuple[int, ...]:

@@ -95,8 +95,8 @@ class Verdicts:
         if process.doubts:
             self.accept(process, _most_credible(process.doubts))
         elif process.fallback is None:
-            process.tell = tell
-            self.fall_back(process, unknown_exit(process, "missing"), MISSING_GRACE)
+            process.tell = tell and process.started is not False
+            self.fall_back(process, _lost_exit(process, "missing"), MISSING_GRACE)
 
     def lives(self, process: ProcessRecord, as_of: int) -> None:
         """Take it that `process` had not ended at `as_of`: exits that came before are not its own, unless it lags."""
@@ -125,13 +125,6 @@ class Verdicts:
         if not process.doubts:
             self._questions.drop(process)
 
-    def never_started(self, process: ProcessRecord) -> None:
-        """Take it that the start of `process` failed; an exit that came nevertheless is its own."""
-        if process.doubts:
-            self.accept(process, _most_credible(process.doubts))
-        else:
-            self.accept(process, _unstarted(process))
-
     def conclude(self, process: ProcessRecord) -> None:
         """Decide an accepted exit without waiting for the answer to its OOM question: there can be none any more."""
         if process.accepted is not None and process.exit is None and process.incarnation.watched:
@@ -158,10 +151,8 @@ class Verdicts:
             if process.accepted is None:
                 if process.doubts:
                     self.accept(process, _most_credible(process.doubts))
-                elif process.started is False:
-                    self.accept(process, _unstarted(process))
                 else:
-                    self.accept(process, unknown_exit(process, "exec-orphaned"))
+                    self.accept(process, _lost_exit(process, "exec-orphaned"))
 
     # --- OOM ----------------------------------------------------------------------------------------------------------
 
@@ -180,7 +171,7 @@ class Verdicts:
         former = next((i for i in formers if i.open or self._turn.now - i.closed_at <= LATE_OOM), None)
         if former is None or not latest.open:
             self._oom_killed(latest)
-        elif latest.watched:
+        elif latest.watched or former.watched:
             # The report names only the container. The cgroup of the one that lives knows whether it is meant.
             latest.oom_contested = former
             self._ask_metrics(latest)
@@ -258,8 +249,10 @@ class Verdicts:
         self._deadlines.clear(("fallback", process))
 
 
-def unknown_exit(process: ProcessRecord, source: ExitSource) -> ExitStatus:
-    """Return the exit of a process whose exit nobody can tell."""
+def _lost_exit(process: ProcessRecord, source: ExitSource) -> ExitStatus:
+    """Return the exit of a process that is gone, and of which nobody can tell more."""
+    if process.exec_id and process.started is False:
+        return _unstarted(process)
     return ExitStatus(
         code=UNKNOWN_EXIT_STATUS,
         exited_at_ns=None,
@@ -287,11 +280,8 @@ def _never_ran(process: ProcessRecord, status: ExitStatus) -> bool:
 
 def _most_credible(doubts: tuple[Doubt, ...]) -> ExitStatus:
     """Return the exit to believe now that the process is gone: the first that the daemon did not deny."""
-    for sources in ({"event"}, {"task-delete"}):
-        for doubt in doubts:
-            if not doubt.denied and doubt.status.source in sources:
-                return doubt.status
-    return doubts[-1].status
+    undenied = [d.status for d in doubts if not d.denied] or [doubts[-1].status]
+    return next((s for s in undenied if s.source != "task-delete"), undenied[0])
 
 
 def _exit_event(process: ProcessRecord, status: ExitStatus) -> TaskExit:
