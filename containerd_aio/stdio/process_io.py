@@ -137,6 +137,8 @@ class ProcessIO:
         self.stderr: OutputStream | None = stderr if exposed else None
         self._scope = anyio.CancelScope()
         self._started = anyio.Event()
+        self._begun = anyio.Event()  # started, or ended without our having been told of the start
+        self._presentable = anyio.Event()  # our terminal, if there is one, is ready for the output
         self._exited = False
         self._stopped: anyio.Event | None = None  # None until start()
         self._closed = False
@@ -190,6 +192,7 @@ class ProcessIO:
         if self._stopped is None:
             raise FailedPrecondition("the standard streams were not started")
         self._started.set()
+        self._begun.set()
 
     def exited(self) -> None:
         """Say that the process has ended: nothing more is sent to its stdin.
@@ -199,6 +202,7 @@ class ProcessIO:
         answer to Start may have been lost.
         """
         self._exited = True
+        self._begun.set()
         if self._stdin is not None:
             self._stdin.abandon()
 
@@ -269,8 +273,10 @@ class ProcessIO:
         try:
             with self._scope:
                 async with anyio.create_task_group() as jobs:
+                    if plan is None or plan.terminal is None:
+                        self._presentable.set()
                     for copy in self._copies:
-                        jobs.start_soon(self._guard, copy.run)
+                        jobs.start_soon(self._guard, self._copy, copy)
                     if self._stdin is not None:
                         jobs.start_soon(self._guard, self._stdin.connect, self._started, close_stdin)
                     if plan is not None and plan.terminal is not None:
@@ -281,6 +287,11 @@ class ProcessIO:
             for copy in self._copies:
                 copy.ended.set()
             stopped.set()
+
+    async def _copy(self, copy: _OutputCopy) -> None:
+        # A process may write before Start is answered, and our terminal is raw only then.
+        await self._presentable.wait()
+        await copy.run()
 
     async def _guard(self, job: Callable[[Unpack[_Args]], Awaitable[None]], *args: *_Args) -> None:
         """Run a job whose failure must not reach the task group, which belongs to the whole client."""
@@ -309,15 +320,19 @@ class ProcessIO:
 
     async def _use_terminal(self, fd: int, resize: Callable[[int, int], Awaitable[None]]) -> None:
         """Keep our terminal raw, feed its input and forward its size, until the output has ended."""
-        await self._started.wait()
-        with raw_mode(fd), window_sizes(fd) as sizes:
-            async with anyio.create_task_group() as jobs:
-                if self._plan is not None and self._plan.source is not None:
-                    jobs.start_soon(self._guard, self._feed, self._plan.source)
-                jobs.start_soon(self._guard, _forward_size, sizes, resize)
-                for copy in self._copies:
-                    await copy.ended.wait()
-                jobs.cancel_scope.cancel()
+        await self._begun.wait()
+        try:
+            with raw_mode(fd), window_sizes(fd) as sizes:
+                self._presentable.set()
+                async with anyio.create_task_group() as jobs:
+                    if self._plan is not None and self._plan.source is not None:
+                        jobs.start_soon(self._guard, self._feed, self._plan.source)
+                    jobs.start_soon(self._guard, _forward_size, sizes, resize)
+                    for copy in self._copies:
+                        await copy.ended.wait()
+                    jobs.cancel_scope.cancel()
+        finally:
+            self._presentable.set()  # without the terminal, too: the process must not be stopped by our failure
 
 
 async def _forward_size(

@@ -169,6 +169,29 @@ async def test_a_session(terminal, fifo_root, shim_for):
     assert io.failures == ()
 
 
+@pytest.mark.parametrize("told", ["started", "exited"])
+async def test_output_from_before_the_answer_to_start_meets_a_raw_terminal(
+    terminal, fifo_root, shim_for, told
+):
+    master, slave = terminal
+    before = termios.tcgetattr(slave)
+    creator = stdio.terminal(tty=slave, stdout=slave)
+    async with anyio.create_task_group() as tg, await creator.create("shell", fifo_root=fifo_root) as io:
+        shim = shim_for(io)
+        io.start(tg, close_stdin=shim.close_io, resize=shim.resize)
+        shim.open_outputs()
+        shim.open_stdin()
+        await shim.write(b"early\r\n")
+        await anyio.wait_all_tasks_blocked()
+        getattr(io, told)()
+        await read_from(master, b"early\r\n")  # a terminal that is not raw would make it \r\r\n
+        shim.close_outputs()
+        assert await io.wait_drained()
+        await anyio.wait_all_tasks_blocked()
+        assert termios.tcgetattr(slave) == before
+    assert io.failures == ()
+
+
 @pytest.mark.parametrize("how", ["closed", "cancelled"])
 async def test_a_session_that_is_broken_off(terminal, fifo_root, shim_for, how):
     _, slave = terminal
