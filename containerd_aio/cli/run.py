@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from containerd_aio.cli.run_request import (
     parse_mount,
     parse_size,
 )
-from containerd_aio.errors import InvalidArgument, NotFound, Unknown
+from containerd_aio.errors import AlreadyExists, ContainerdError, InvalidArgument, NotFound, Unknown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -115,19 +116,37 @@ async def _attached(client: Client, request: RunRequest, forwarder: SignalForwar
 
     async with AsyncExitStack() as undo:
         container, task = await _start(client, request, undo)
-        forwarder.process = task
-        try:
-            status = await task.wait()
-        except anyio.get_cancelled_exc_class():
-            # Only when signals don't reach it: it is left alone, as is the container.
-            undo.pop_all()
-            complain(f"leaving container {container.id!r}, which may still be running")
-            raise
-        await task.delete()
-        if not request.remove:
-            undo.pop_all()
-            await task.aclose()
+        undo.pop_all()
+    forwarder.process = task
+    try:
+        status = await task.wait()
+    except anyio.get_cancelled_exc_class():
+        # Only when signals don't reach it any more: it is left alone.
+        complain(f"leaving container {container.id!r}, which may still be running")
+        raise
+    # Nobody is there to be signalled: from now on a signal ends the wait for output that nobody reads.
+    forwarder.process = None
+    try:
+        await _clean_up(container, task, request, drain_timeout=math.inf)
+    except anyio.get_cancelled_exc_class():
+        with anyio.CancelScope(shield=True):
+            await _clean_up(container, task, request, drain_timeout=0)
+        raise
     return _report(status)
+
+
+async def _clean_up(container: Container, task: Task, request: RunRequest, *, drain_timeout: float) -> None:
+    """Delete what is to be deleted. A failure is told, and does not take the place of the exit code."""
+    try:
+        await task.delete(drain_timeout=drain_timeout)
+        if request.remove:
+            await container.delete()
+    except NotFound:
+        pass  # somebody else was faster
+    except ContainerdError as exc:
+        complain(f"container {container.id!r} is left behind: {exc}")
+    finally:
+        await task.aclose()
 
 
 async def _detached(client: Client, request: RunRequest, _: SignalForwarder) -> int:
@@ -147,15 +166,19 @@ async def _start(client: Client, request: RunRequest, undo: AsyncExitStack) -> t
             f"there is no image {request.image!r} in namespace {client.namespace!r}; "
             "`containerd-aio import FILE` imports one from an archive"
         ) from exc
-    container = await undo.enter_async_context(
-        await client.new_container(
+    try:
+        container = await client.new_container(
             request.id,
             image=image,
             args=request.command or None,
             spec_opts=request.spec_opts(),
             labels=request.labels,
         )
-    )
+    except AlreadyExists as exc:
+        raise AlreadyExists(
+            f"there is a container, or the snapshot of one, named {request.id!r} in namespace {client.namespace!r} already"
+        ) from exc
+    await undo.enter_async_context(container)
     try:
         task = await undo.enter_async_context(await container.new_task(io=request.io()))
         await task.start()

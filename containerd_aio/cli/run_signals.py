@@ -59,7 +59,7 @@ class SignalForwarder:
         except NotFound:
             return  # it has just ended
         except (ContainerdError, TimeoutError) as exc:
-            complain(f"{signum.name} was not delivered: {exc or 'containerd does not answer'}")
+            complain(f"{signum.name} was not delivered: {str(exc) or 'containerd does not answer'}")
             self._undelivered += signum in ENDING_SIGNALS
             if self._undelivered >= _PATIENCE:
                 self._end(signum)

@@ -46,9 +46,9 @@ class Display:
         self._start = time.monotonic()
         self._colours: dict[str, str] = {}
 
-    def title(self, version: str, pid: int) -> None:
+    def title(self, version: str, pid: int, address: str) -> None:
         """Begin."""
-        self.say(f"a private containerd {version} runs (pid {pid}); it will not survive the next seconds")
+        self.say(f"a private containerd {version} runs (pid {pid}) at {address}")
 
     def say(self, text: str) -> None:
         """Print what is neither an event nor done to a container."""

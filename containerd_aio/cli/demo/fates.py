@@ -86,8 +86,8 @@ def _exited(code: int, note: str) -> str:
     return f"echo {code} > {note}; exit {code}"
 
 
-def _compare(process: str, fate: str, status: ExitStatus, noted: str) -> Row:
-    """Return the row of a process that noted its own exit code."""
+def judge(process: str, fate: str, status: ExitStatus, noted: str) -> Row:
+    """Return the row of a process that noted its own exit code: good is the truth, and an unknown that is said so."""
     good = noted.isdigit() and (status.code == int(noted) if not status.unknown else status.code == 255)
     return Row(process, fate, status, f"noted: exit {noted}" if noted else "noted no exit", good)
 
@@ -96,7 +96,7 @@ async def exits(stage: Stage, name: str, code: int) -> list[Row]:
     """It ends by itself."""
     async with stage.run(name, _exited(code, name)) as task:
         status = await task.wait()
-    return [_compare(name, f"exit {code}", status, stage.notes.read(name))]
+    return [judge(name, f"exit {code}", status, stage.notes.read(name))]
 
 
 async def killed(stage: Stage, name: str) -> list[Row]:
@@ -153,7 +153,7 @@ async def paused(stage: Stage, name: str) -> list[Row]:
         stage.notes.write(f"{name}.go")
         status = await task.wait()
     noted = stage.notes.read(f"{name}.exit")
-    row = _compare(name, "paused, resumed, exit 4", status, noted)
+    row = judge(name, "paused, resumed, exit 4", status, noted)
     still = "stood still" if before == after else "did NOT stand still"
     return [Row(name, row.fate, status, f"{row.truth}; {still}", row.good and before == after)]
 
@@ -171,8 +171,8 @@ async def exec_into(stage: Stage, name: str) -> list[Row]:
         await task.kill("SIGTERM")
         status = await task.wait()
     return [
-        _compare(f"{name}/second", "exec'd, exit 9", its_status, stage.notes.read(f"{name}.second")),
-        _compare(name, "SIGTERM, handled: exit 0", status, stage.notes.read(name)),
+        judge(f"{name}/second", "exec'd, exit 9", its_status, stage.notes.read(f"{name}.second")),
+        judge(name, "SIGTERM, handled: exit 0", status, stage.notes.read(name)),
     ]
 
 
@@ -185,4 +185,4 @@ async def waits_for(stage: Stage, name: str, note: str, code: int) -> AsyncItera
 
 def after_restart(stage: Stage, name: str, fate: str, status: ExitStatus) -> Row:
     """Return the row of a process that `waits_for` has run."""
-    return _compare(name, fate, status, stage.notes.read(name))
+    return judge(name, fate, status, stage.notes.read(name))

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from containerd_aio.errors import FailedPrecondition, PermissionDenied
 
+_FILESYSTEMS = Path("/proc/filesystems")
+_MODULES = Path("/lib/modules")
 _CURE = "Debian and Ubuntu: apt-get install --no-install-recommends {}"
 
 
@@ -31,7 +33,7 @@ def check_requirements(binary: str | None) -> str:
         raise PermissionDenied(
             "the demo starts a containerd of its own and needs root: sudo containerd-aio demo"
         )
-    path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"])
+    path = _search_path()
     containerd = binary or shutil.which("containerd", path=path)
     if containerd is None:
         raise FailedPrecondition(f"there is no containerd on PATH. {_CURE.format('containerd runc')}")
@@ -40,16 +42,20 @@ def check_requirements(binary: str | None) -> str:
         if shutil.which(program, path=beside) is None:
             raise FailedPrecondition(f"there is no {program} on PATH. {_CURE.format(package)}")
     find_busybox()
-    _check_overlayfs(Path("/proc/filesystems"))
+    _check_overlayfs()
     return containerd
 
 
-def _check_overlayfs(filesystems: Path) -> None:
+def _search_path() -> str:
+    return os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"])
+
+
+def _check_overlayfs() -> None:
     """Refuse a kernel without overlayfs. One that has it as a module may not have loaded it yet."""
-    if "\toverlay\n" in filesystems.read_text(encoding="ascii"):
+    if "\toverlay\n" in _FILESYSTEMS.read_text(encoding="ascii"):
         return
     release = os.uname().release
-    if not any(Path("/lib/modules", release).glob("kernel/fs/overlayfs/overlay.ko*")):
+    if not any(Path(_MODULES, release).glob("kernel/fs/overlayfs/overlay.ko*")):
         raise FailedPrecondition(
             f"this kernel ({release}) has no overlayfs. Use one with CONFIG_OVERLAY_FS, as every distribution's has"
         )

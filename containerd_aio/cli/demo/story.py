@@ -44,7 +44,7 @@ async def tell(binary: str, display: Display) -> int:
         daemon = Daemon(binary=binary)
         try:
             async with daemon:
-                display.title(daemon.version, daemon.pid)
+                display.title(daemon.version, daemon.pid, daemon.address)
                 rows = await _play(daemon, archive, Notes.make(folder), display)
         finally:
             if daemon.version:
@@ -60,7 +60,7 @@ async def _play(daemon: Daemon, archive: Path, notes: Notes, display: Display) -
     try:
         async with Client(daemon.address, namespace=namespace) as client:
             [image] = await client.import_images(archive, unpack=True)
-            display.act(f"import {image.name}: an OCI image, built in Python from this machine's busybox")
+            display.act(f"import {image.name} into namespace {namespace}: an OCI image, built here in Python")
             return await _watched(daemon, client, image, notes, display)
     except anyio.get_cancelled_exc_class():
         display.say("interrupted: clearing up")
