@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +25,7 @@ from containerd_aio.api.containerd.services.tasks.v1 import (
     DeleteTaskRequest,
     GetRequest,
     KillRequest,
+    WaitRequest,
 )
 from containerd_aio.errors import (
     ContainerdError,
@@ -185,19 +187,18 @@ class Container:
         """Remove the task of a create that was given up: nobody has a handle on it."""
         tasks = self._scope.services.tasks
         with anyio.move_on_after(_UNDO_TIMEOUT):
-            for _ in range(2):
-                try:
-                    await tasks.delete(DeleteTaskRequest(container_id=self.id))
-                except NotFound:
-                    return
-                except ContainerdError as exc:
-                    _log.debug(
-                        "task of a create that was given up not removed", container_id=self.id, error=str(exc)
-                    )
-                    try:
-                        await tasks.kill(KillRequest(container_id=self.id, signal=9, all=True))
-                    except ContainerdError:
-                        continue
+            # Killed first: a shim that deletes a process which never ran waits ten seconds for its output.
+            with suppress(ContainerdError):
+                await tasks.kill(KillRequest(container_id=self.id, signal=signal.SIGKILL, all=True))
+                await tasks.wait(WaitRequest(container_id=self.id))
+            try:
+                await tasks.delete(DeleteTaskRequest(container_id=self.id))
+            except NotFound:
+                pass
+            except ContainerdError as exc:
+                _log.warning(
+                    "the task of a create that was given up is left", container_id=self.id, error=str(exc)
+                )
 
     async def task(self, *, io: IOCreator | None = None) -> Task:
         """Return a handle on its existing task.
