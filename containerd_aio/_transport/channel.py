@@ -335,7 +335,7 @@ class Channel(_GrpclibChannel):
         self.connect_timeout = connect_timeout
         self.hook = hook
         self.closed = False
-        self.slots = anyio.Semaphore(_CONCURRENT_CALLS)
+        self.slots = anyio.Semaphore(_CONCURRENT_CALLS, fast_acquire=True)
 
     def __repr__(self) -> str:
         return f"<Channel {self.address}>"

@@ -24,10 +24,13 @@ if TYPE_CHECKING:
     from grpclib.protocol import Stream
 
 _FRAME_HEADER = 9
-_DATA = 0
-_END_STREAM, _PADDED = 0x01, 0x08
+_DATA, _PING = 0, 6
+_END_STREAM, _ACK, _PADDED = 0x01, 0x01, 0x08
 _MAX_FRAME = 16384  # what we announce, the protocol's default
 _PREFIX = 5  # of a gRPC message: compressed flag, length
+
+
+_PING_ACK = b"\x00\x00\x08\x06\x01\x00\x00\x00\x00"
 
 
 def _window_update(stream_id: int, size: int) -> bytes:
@@ -242,6 +245,12 @@ class ReceivingProtocol(H2Protocol):
                     stream.buffer.feed(data, position + _FRAME_HEADER, stop)
                     self._unreturned += size
                     passed = stop
+            elif data[position + 3] == _PING and size == 8 and not data[position + 4] & _ACK:
+                # grpc-go measures the path with a ping for every burst of data it sends.
+                if passed < position:
+                    super().data_received(data[passed:position])
+                self._write(_PING_ACK + data[position + _FRAME_HEADER : stop])
+                passed = stop
             position = stop
         if passed < position:
             super().data_received(data[passed:position])
@@ -249,9 +258,10 @@ class ReceivingProtocol(H2Protocol):
         self._return()
 
     def _return(self) -> None:
-        if (
-            self._unreturned * 4 >= self.config.http2_connection_window_size
-            and not self.connection.is_closing()
-        ):
-            self.connection._transport.write(_window_update(0, self._unreturned))
+        if self._unreturned * 4 >= self.config.http2_connection_window_size:
+            self._write(_window_update(0, self._unreturned))
             self._unreturned = 0
+
+    def _write(self, frame: bytes) -> None:
+        if not self.connection.is_closing():
+            self.connection._transport.write(frame)
