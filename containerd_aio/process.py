@@ -318,7 +318,7 @@ class Process:
             pid=reply.pid,
             source="delete",
         )
-        hub.tell(hub.registry.exited(self._record, status, now=anyio.current_time()))
+        hub.tell(hub.registry.exited(self._record, status, as_of=as_of, now=anyio.current_time()))
         return self._record.exit or status
 
     async def _request_delete(self) -> Any:

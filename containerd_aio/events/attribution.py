@@ -36,20 +36,18 @@ def process_of(event: TaskExit, incarnations: Sequence[Incarnation]) -> ProcessR
 def init_of(event: TaskExit | TaskDelete, incarnations: Sequence[Incarnation]) -> ProcessRecord | None:
     """Return the init process that `event` is about; None when it is none that is known.
 
-    Without a pid, which is what containerd sends when the clean-up after a shim failed, it is the latest that is open.
+    Without a pid, which is what containerd sends when the clean-up after a shim failed, it is the latest that is open
+    and was announced, rather than one that only a reply told of: its TaskCreate is still to come.
     """
     for incarnation in incarnations:
         if incarnation.pid == event.pid:
             return incarnation.init
     if event.pid == 0:
-        return next((i.init for i in incarnations if i.open), None)
+        candidates = [i.init for i in incarnations if i.open]
+        return next((c for c in candidates if c.incarnation.announced), candidates[0] if candidates else None)
     return None
 
 
 def doubtful(process: ProcessRecord, pid: int) -> bool:
     """Return whether an exit of `pid` that fits `process` may as well be a late copy of an earlier one's."""
-    if process.pid is None:
-        return True
-    if pid == 0 and process.pid != 0:
-        return bool(process.former_pids)
-    return pid in process.former_pids
+    return process.pid != pid or pid in process.former_pids

@@ -115,6 +115,7 @@ class Incarnation:
         deleted: Moment its deletion was learnt; 0 before that.
         closed_at: When its exit was accepted, on the clock of the registry.
         oom: Whether an OOM kill in it was reported or found.
+        oom_ruled_out: Whether its cgroup was read after its end and counted none: late reports are not about it.
         oom_contested: The incarnation that an OOM report belongs to if this one's cgroup counted none.
     """
 
@@ -129,6 +130,7 @@ class Incarnation:
     deleted: int = 0
     closed_at: float = 0.0
     oom: bool = False
+    oom_ruled_out: bool = False
     oom_contested: Incarnation | None = None
     former: Incarnation | None = None
     execs: dict[str, ProcessRecord] = field(default_factory=dict)

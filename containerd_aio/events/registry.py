@@ -162,24 +162,36 @@ class Registry:
         self._questions.ask(process)
         return self._turn.end()
 
-    def exited(self, process: ProcessRecord, status: ExitStatus, *, now: float) -> list[Effect]:
-        """Take an exit that a reply carries: of Tasks.Delete, of Tasks.DeleteProcess, of Tasks.Wait (without a pid)."""
+    def exited(
+        self, process: ProcessRecord, status: ExitStatus, *, as_of: int, now: float
+    ) -> list[Effect]:
+        """Take an exit that the reply to a call sent at `as_of` carries.
+
+        The calls are Tasks.Delete and Tasks.DeleteProcess, and Tasks.Wait, whose reply has no pid.
+        """
         self._turn.begin(now)
-        incarnation = process.incarnation
-        subject = process
-        if status.pid not in {0, process.pid} and process.pid is not None:
-            # Another process got the name meanwhile, and it was that one that the call reached.
+        subject = self._reached(process, status, as_of)
+        if subject is not process:
             self._verdicts.gone(process)
-            if process.exec_id:
-                return self._turn.end()
-            other = self._memory.find(*incarnation.key, status.pid)
-            subject = other.init if other is not None else self._open_past(*incarnation.key, status.pid)
         if status.source == "delete" and not subject.exec_id:
             subject.incarnation.deleted = self._turn.moment
         self._verdicts.accept(subject, status)
         if status.source == "delete":
             self._verdicts.conclude(subject)
         return self._turn.end()
+
+    def _reached(self, process: ProcessRecord, status: ExitStatus, as_of: int) -> ProcessRecord:
+        """Return whom a call about `process` reached: the name may have gone to another since."""
+        incarnation = process.incarnation
+        if status.source != "delete" or status.pid == process.pid:
+            return process
+        if process.exec_id:
+            heir = incarnation.execs.get(process.exec_id, process)
+            return heir if heir.opened <= as_of and heir.pid in {None, status.pid} else process
+        if status.pid == 0:
+            return process
+        other = self._memory.find(*incarnation.key, status.pid)
+        return other.init if other is not None else self._open_past(*incarnation.key, status.pid)
 
     def observed(self, state: TaskState, *, as_of: int, now: float) -> list[Effect]:
         """Take the state of a task that was asked for at `as_of`, by whomever."""
@@ -237,10 +249,11 @@ class Registry:
             known.announced = True
             self._memory.promote(known)
             return _news(known.init, event)
-        incarnation = self._open(event.namespace, event.container_id, event.pid)
-        incarnation.announced = True
         if known is not None:
-            self._questions.ask(incarnation.init)  # the pid again, or only the event
+            incarnation = self._open_doubting(known)  # the pid again, or only the event
+        else:
+            incarnation = self._open(event.namespace, event.container_id, event.pid)
+        incarnation.announced = True
         for other in self._memory.all(*incarnation.key):
             if other is not incarnation and other.open:
                 self._questions.ask(other.init)  # its exit was lost, or this event is late
@@ -274,6 +287,8 @@ class Registry:
         )
         if process.accepted is None and doubtful(process, event.pid):
             self._verdicts.doubt(process, status, delay=REPLY_GRACE if process.pid is None else 0.0)
+        elif status.unknown:
+            self._verdicts.fall_back(process, status, DELETE_GRACE)  # the shim may have told more
         else:
             self._verdicts.accept(process, status)
         return not repeated

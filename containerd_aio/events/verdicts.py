@@ -78,7 +78,8 @@ class Verdicts:
         if process.accepted is not None:
             self.duplicates += 1
             return
-        process.doubts += (Doubt(status, self._turn.moment, self._turn.now),)
+        if not status.unknown:  # it would add nothing to what the daemon answers
+            process.doubts += (Doubt(status, self._turn.moment, self._turn.now),)
         self._questions.ask(process, delay=delay)
 
     def fall_back(self, process: ProcessRecord, status: ExitStatus, grace: float) -> None:
@@ -92,10 +93,11 @@ class Verdicts:
         if process.accepted is not None:
             return
         self._questions.drop(process)
-        if process.doubts:
-            self.accept(process, _most_credible(process.doubts))
+        credible = _most_credible(process)
+        if credible is not None:
+            self.accept(process, credible)
         elif process.fallback is None:
-            process.tell = tell and process.started is not False
+            process.tell = tell
             self.fall_back(process, _lost_exit(process, "missing"), MISSING_GRACE)
 
     def lives(self, process: ProcessRecord, as_of: int) -> None:
@@ -134,11 +136,15 @@ class Verdicts:
 
     def fallback_due(self, process: ProcessRecord) -> None:
         """Let the grace of a fallback end."""
-        if process.fallback is not None:
-            if process.tell and process.accepted is None:
-                process.told |= {"/tasks/exit"}
-                self._turn.effects.append(Synthesised(_exit_event(process, process.fallback)))
-            self.accept(process, process.fallback)
+        status = process.fallback
+        if status is None:
+            return
+        if status.source == "unstarted":
+            status = _lost_exit(process, "missing")  # the reply to its start may have come since
+        if process.tell and process.started is not False:
+            process.told |= {"/tasks/exit"}
+            self._turn.effects.append(Synthesised(_exit_event(process, status)))
+        self.accept(process, status)
 
     def expect_execs(self, incarnation: Incarnation) -> None:
         """Give the execs of a closed incarnation a grace for exits of their own."""
@@ -149,10 +155,7 @@ class Verdicts:
         """Let that grace end: with init dead no exec lives."""
         for process in incarnation.execs.values():
             if process.accepted is None:
-                if process.doubts:
-                    self.accept(process, _most_credible(process.doubts))
-                else:
-                    self.accept(process, _lost_exit(process, "exec-orphaned"))
+                self.accept(process, _most_credible(process) or _lost_exit(process, "exec-orphaned"))
 
     # --- OOM ----------------------------------------------------------------------------------------------------------
 
@@ -165,31 +168,34 @@ class Verdicts:
 
     def oom_reported(self, incarnations: list[Incarnation]) -> None:
         """Take an OOM report about the latest of `incarnations`, or about one before it that died just now."""
-        if not incarnations:
+        suspects = [i for i in incarnations if not i.oom_ruled_out]
+        if not suspects:
             return
-        latest, *formers = incarnations
-        former = next((i for i in formers if i.open or self._turn.now - i.closed_at <= LATE_OOM), None)
-        if former is None or not latest.open:
-            self._oom_killed(latest)
-        elif latest.watched or former.watched:
+        first, *others = suspects
+        died = next((i for i in others if i.open or self._turn.now - i.closed_at <= LATE_OOM), None)
+        if died is None or not first.open:
+            self._oom_killed(first)
+        elif first.watched or died.watched:
             # The report names only the container. The cgroup of the one that lives knows whether it is meant.
-            latest.oom_contested = former
-            self._ask_metrics(latest)
+            first.oom_contested = died
+            self._ask_metrics(first)
         else:
-            self._oom_killed(former)
+            self._oom_killed(first if first.init.started else died)
 
     def oom_checked(self, incarnation: Incarnation, killed: bool | None, as_of: int) -> None:
         """Take what the cgroup counted, asked for at `as_of`; None when nobody knows."""
+        init = incarnation.init
         contested, incarnation.oom_contested = incarnation.oom_contested, None
         if killed:
             self._oom_killed(incarnation)
         elif contested is not None:
             self._oom_killed(contested)
+        if killed is False and init.accepted is not None and as_of >= init.ended:
+            incarnation.oom_ruled_out = True
         for process in self._undecided(incarnation):
             if as_of >= process.ended:
                 self._decide(process, checked=killed is not None)
-        init = incarnation.init
-        if killed is False and init.exit is not None and as_of >= init.ended:
+        if incarnation.oom_ruled_out and init.exit is not None:
             init.exit = replace(init.exit, oom_known=True)
 
     def oom_due(self, process: ProcessRecord) -> None:
@@ -278,10 +284,13 @@ def _never_ran(process: ProcessRecord, status: ExitStatus) -> bool:
     return deleted and status.exited_at_ns is None and not process.started
 
 
-def _most_credible(doubts: tuple[Doubt, ...]) -> ExitStatus:
-    """Return the exit to believe now that the process is gone: the first that the daemon did not deny."""
-    undenied = [d.status for d in doubts if not d.denied] or [doubts[-1].status]
-    return next((s for s in undenied if s.source != "task-delete"), undenied[0])
+def _most_credible(process: ProcessRecord) -> ExitStatus | None:
+    """Return the doubtful exit to believe now that the process is gone: the first that the daemon did not deny."""
+    doubts = process.doubts
+    if not process.started and process.exec_id:
+        doubts = tuple(d for d in doubts if d.status.pid not in process.former_pids)
+    undenied = [d.status for d in doubts if not d.denied] or [d.status for d in doubts[-1:]]
+    return next((s for s in undenied if s.source != "task-delete"), undenied[0] if undenied else None)
 
 
 def _exit_event(process: ProcessRecord, status: ExitStatus) -> TaskExit:
