@@ -41,7 +41,7 @@ from containerd_aio.events.turn import Turn
 from containerd_aio.events.verdicts import DELETE_GRACE, Verdicts
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Callable, Collection, Iterable
 
     from containerd_aio.events.resync import TaskState
 
@@ -55,6 +55,9 @@ class Registry:
     Args:
         remember: How many ended incarnations are remembered, over all containers; the oldest is forgotten first. A
             handle keeps its own record.
+
+    Attributes:
+        followed: Tells of a namespace whether its tasks are watched though nobody holds a handle; none by default.
     """
 
     def __init__(self, *, remember: int = 100_000) -> None:
@@ -64,6 +67,7 @@ class Registry:
         self._questions = Questions(self._turn, self._deadlines)
         self._verdicts = Verdicts(self._turn, self._memory, self._deadlines, self._questions)
         self._listed = 0
+        self.followed: Callable[[str], bool] = lambda _: False
 
     # --- looking ------------------------------------------------------------------------------------------------------
 
@@ -193,6 +197,12 @@ class Registry:
         other = self._memory.find(*incarnation.key, status.pid)
         return other.init if other is not None else self._open_past(*incarnation.key, status.pid)
 
+    def watch(self, incarnation: Incarnation, *, now: float) -> list[Effect]:
+        """Watch a task that nobody needs to hold a handle on: its exit is decided, and what happens to it is told."""
+        self._turn.begin(now)
+        self._verdicts.watch(incarnation)
+        return self._turn.end()
+
     def observed(self, state: TaskState, *, as_of: int, now: float) -> list[Effect]:
         """Take the state of a task that was asked for at `as_of`, by whomever."""
         self._turn.begin(now)
@@ -248,12 +258,14 @@ class Registry:
         if known is not None and (known.open or not known.announced):
             known.announced = True
             self._memory.promote(known)
+            self._follow(known)
             return _news(known.init, event)
         if known is not None:
             incarnation = self._open_doubting(known)  # the pid again, or only the event
         else:
             incarnation = self._open(event.namespace, event.container_id, event.pid)
         incarnation.announced = True
+        self._follow(incarnation)
         for other in self._memory.all(*incarnation.key):
             if other is not incarnation and other.open:
                 self._questions.ask(other.init)  # its exit was lost, or this event is late
@@ -263,6 +275,7 @@ class Registry:
         known = self._memory.find(event.namespace, event.container_id, event.pid)
         if known is None:
             return True
+        self._follow(known)
         self._init_started(known)
         return _news(known.init, event)
 
@@ -416,6 +429,7 @@ class Registry:
                 events = state.appeared()
                 incarnation.init.told |= {event.topic for event in events}
                 self._turn.effects += [Synthesised(event) for event in events]
+                self._follow(incarnation)
         elif incarnation.open and current:
             self._memory.promote(incarnation)
         self._others_gone(incarnation, as_of, tell=tell)
@@ -505,12 +519,18 @@ class Registry:
         if as_of < self._listed and incarnation.open:
             self._questions.ask(incarnation.init)  # what was missed since `as_of` was not looked for
 
+    def _follow(self, incarnation: Incarnation) -> None:
+        """Watch a task that is known to have been there, if those of its namespace are followed."""
+        if self.followed(incarnation.namespace):
+            self._verdicts.watch(incarnation)
+
     def _init_started(self, incarnation: Incarnation) -> None:
         process = incarnation.init
         if process.started or not incarnation.open:
             return
         process.started = True
-        incarnation.phase, incarnation.phase_since = Phase.RUNNING, self._turn.moment
+        if incarnation.phase is Phase.CREATED:  # or its pause was heard of first
+            incarnation.phase, incarnation.phase_since = Phase.RUNNING, self._turn.moment
         if incarnation.watched:
             self._turn.effects.append(Started(process))
 
