@@ -115,9 +115,8 @@ async def _attached(client: Client, request: RunRequest, forwarder: SignalForwar
     import anyio
 
     async with AsyncExitStack() as undo:
-        container, task = await _start(client, request, undo)
+        container, task = await _start(client, request, undo, forwarder)
         undo.pop_all()
-    forwarder.process = task
     try:
         status = await task.wait()
     except anyio.get_cancelled_exc_class():
@@ -157,7 +156,9 @@ async def _detached(client: Client, request: RunRequest, _: SignalForwarder) -> 
     return 0
 
 
-async def _start(client: Client, request: RunRequest, undo: AsyncExitStack) -> tuple[Container, Task]:
+async def _start(
+    client: Client, request: RunRequest, undo: AsyncExitStack, forwarder: SignalForwarder | None = None
+) -> tuple[Container, Task]:
     """Make and start it. What has been made goes onto `undo`: nothing remains of what never ran."""
     try:
         image = await client.image(request.image)
@@ -181,7 +182,11 @@ async def _start(client: Client, request: RunRequest, undo: AsyncExitStack) -> t
     await undo.enter_async_context(container)
     try:
         task = await undo.enter_async_context(await container.new_task(io=request.io()))
+        if forwarder is not None:
+            forwarder.process = task
         await task.start()
+        if forwarder is not None:
+            forwarder.started.set()
     except Unknown as exc:
         raise CommandError(str(exc), failure_code(exc.message)) from exc
     return container, task

@@ -33,11 +33,13 @@ class SignalForwarder:
 
     Attributes:
         process: Who gets the signals; None as long as there is nobody.
+        started: To be set when the process runs; signals wait for that.
         ended_by: The signal for which `scope` was cancelled; None if it was not.
     """
 
     def __init__(self, scope: anyio.CancelScope) -> None:
         self.process: Process | None = None
+        self.started = anyio.Event()
         self.ended_by: int | None = None
         self._scope = scope
         self._undelivered = 0
@@ -55,6 +57,7 @@ class SignalForwarder:
     async def _deliver(self, process: Process, signum: signal.Signals) -> None:
         try:
             with anyio.fail_after(_DELIVERY_TIMEOUT):
+                await self.started.wait()
                 await process.kill(signum)
         except NotFound:
             return  # it has just ended

@@ -12,9 +12,13 @@ import pytest
 
 from containerd_aio import Client, Daemon, NotFound
 from containerd_aio.services.snapshots import Snapshotter
-from tests.integration.cli_support import BUSYBOX, CLI, Terminal
+from tests.integration.cli_support import BUSYBOX, CLI, Running, Terminal
 
 READY = "echo ready; while :; do usleep 10000; done"
+# Says that it runs, and that we know: signals are passed on only when the start has been confirmed.
+STARTED = (
+    "trap 'echo started' USR1; echo ready; while [ ! -e /host/go ]; do usleep 10000; done; echo over; exit 3"
+)
 
 
 @pytest.fixture
@@ -210,12 +214,17 @@ async def own_daemon(private_daemon: Callable[..., Daemon], busybox_archive: Pat
         yield daemon
 
 
+async def _confirmed(run: Running) -> None:
+    assert await run.line() == "ready"
+    run.send(signal.SIGUSR1)
+    assert await run.line() == "started"
+
+
 async def test_a_restart_of_the_daemon_changes_nothing(own_daemon: Daemon, tmp_path: Path) -> None:
-    script = f"{READY.partition(';')[0]}; while [ ! -e /host/go ]; do usleep 10000; done; echo over; exit 3"
     mount = f"src={tmp_path},dst=/host"
     cli = CLI(own_daemon.address)
-    async with cli.start("run", "--rm", "--mount", mount, BUSYBOX, "survivor", "sh", "-c", script) as run:
-        assert await run.line() == "ready"
+    async with cli.start("run", "--rm", "--mount", mount, BUSYBOX, "survivor", "sh", "-c", STARTED) as run:
+        await _confirmed(run)
         await own_daemon.kill()
         await own_daemon.start()
         (tmp_path / "go").touch()
@@ -226,8 +235,8 @@ async def test_a_restart_of_the_daemon_changes_nothing(own_daemon: Daemon, tmp_p
 
 
 async def test_with_the_daemon_away_ctrl_c_twice_leaves(own_daemon: Daemon) -> None:
-    async with CLI(own_daemon.address).start("run", BUSYBOX, "left", "sh", "-c", READY) as run:
-        assert await run.line() == "ready"
+    async with CLI(own_daemon.address).start("run", BUSYBOX, "left", "sh", "-c", STARTED) as run:
+        await _confirmed(run)
         await own_daemon.kill()
         for _ in range(2):
             run.send(signal.SIGINT)

@@ -169,6 +169,7 @@ async def test_signals_are_passed_on_in_order() -> None:
         with anyio.CancelScope() as scope:
             forwarder = SignalForwarder(scope)
             forwarder.process = process  # type: ignore[assignment]
+            forwarder.started.set()
             await group.start(forwarder.run)
             wanted = [
                 signal.SIGINT,
@@ -186,12 +187,29 @@ async def test_signals_are_passed_on_in_order() -> None:
     assert forwarder.ended_by is None
 
 
+async def test_signals_wait_for_the_start() -> None:
+    process = _Process()
+    async with anyio.create_task_group() as group:
+        with anyio.CancelScope() as scope:
+            forwarder = SignalForwarder(scope)
+            forwarder.process = process  # type: ignore[assignment]
+            await group.start(forwarder.run)
+            signal.raise_signal(signal.SIGTERM)
+            await anyio.wait_all_tasks_blocked()
+            assert process.received == []
+            forwarder.started.set()
+            await process.got(1)
+        group.cancel_scope.cancel()
+    assert forwarder.ended_by is None
+
+
 async def test_signals_that_do_not_arrive(capsys: pytest.CaptureFixture[str]) -> None:
     process = _Process(Unavailable("the daemon is away"))
     async with anyio.create_task_group() as group:
         with anyio.CancelScope() as scope:
             forwarder = SignalForwarder(scope)
             forwarder.process = process  # type: ignore[assignment]
+            forwarder.started.set()
             await group.start(forwarder.run)
             for count, signum in enumerate((signal.SIGUSR1, signal.SIGINT, signal.SIGINT), 1):
                 assert forwarder.ended_by is None
@@ -220,6 +238,7 @@ async def test_a_daemon_that_does_not_answer(
         with anyio.CancelScope() as scope:
             forwarder = SignalForwarder(scope)
             forwarder.process = Silent()  # type: ignore[assignment]
+            forwarder.started.set()
             await group.start(forwarder.run)
             signal.raise_signal(signal.SIGTERM)
             await forwarder.process.got(1)  # type: ignore[union-attr]
@@ -236,6 +255,7 @@ async def test_a_process_that_has_ended_needs_no_signal(capsys: pytest.CaptureFi
         with anyio.CancelScope() as scope:
             forwarder = SignalForwarder(scope)
             forwarder.process = process  # type: ignore[assignment]
+            forwarder.started.set()
             await group.start(forwarder.run)
             for count in (1, 2, 3):
                 signal.raise_signal(signal.SIGTERM)
