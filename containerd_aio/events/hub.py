@@ -11,7 +11,7 @@ import asyncio
 from collections import deque
 from datetime import UTC, datetime
 from secrets import token_hex
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
 import structlog
@@ -24,7 +24,7 @@ from containerd_aio.errors import Closed, ContainerdError, InvalidArgument, Unim
 from containerd_aio.events.decode import EnvelopeView, decode_envelope
 from containerd_aio.events.effects import CheckOOM, Confirm, Decided, Effect, Synthesised
 from containerd_aio.events.inquiry import Inquiry
-from containerd_aio.events.model import Gap
+from containerd_aio.events.model import Event, Gap
 from containerd_aio.events.records import Incarnation, ProcessRecord
 from containerd_aio.events.registry import Registry
 from containerd_aio.events.status import Statistics, Status, StatusState
@@ -48,6 +48,19 @@ SENTINEL_INTERVAL = 0.02
 STABLE_AFTER = 5.0
 
 _log = structlog.get_logger(__name__)
+
+
+class Observer(Protocol):
+    """Who is told of everything at once, in the order in which the registry concludes it; it must not block or raise."""
+
+    def follows(self, namespace: str) -> bool:
+        """Return whether tasks of `namespace` shall be watched though nobody holds a handle."""
+
+    def effect(self, effect: Effect) -> None:
+        """Take what follows from evidence."""
+
+    def event(self, event: Event) -> None:
+        """Take an event about a task, after its effects."""
 
 
 class EventHub:
@@ -82,6 +95,7 @@ class EventHub:
         self._publisher = EventsStub(channel)
         self._inquiry = Inquiry(connections)
         self._subscribers: set[Subscription] = set()
+        self._observers: tuple[Observer, ...] = ()
         self._echoes: dict[str, anyio.Event] = {}
         self._waiters: dict[ProcessRecord, anyio.Event] = {}
         self._status_queues: list[deque[Status]] = []
@@ -257,6 +271,8 @@ class EventHub:
         if view.topic.startswith("/tasks/"):
             effects, deliver = self.registry.event(view.event, asyncio.get_running_loop().time())
             self._carry_out(effects)
+            for observer in self._observers if deliver else ():
+                observer.event(view.event)
         if deliver:
             for subscriber in self._subscribers:
                 subscriber.offer(view)
@@ -278,6 +294,8 @@ class EventHub:
                     self._spawn(self._check_oom, incarnation)
                 case _:
                     pass  # the record says it, to those who hold it
+            for observer in self._observers:
+                observer.effect(effect)
         self._arm_timer()
 
     def _spawn(self, function: Callable[[Any], Coroutine[Any, Any, None]], subject: object) -> None:
@@ -377,6 +395,21 @@ class EventHub:
     def detach(self, subscription: Subscription) -> None:
         """Stop handing events to `subscription`."""
         self._subscribers.discard(subscription)
+
+    def observe(self, observer: Observer) -> None:
+        """Tell `observer` everything that follows from evidence, in order, beginning now."""
+        self._observers = (*self._observers, observer)
+        self.registry.followed = self._is_followed
+        for incarnation in list(self.registry.open_incarnations()):
+            if observer.follows(incarnation.namespace):
+                self._carry_out(self.registry.watch(incarnation, now=asyncio.get_running_loop().time()))
+
+    def unobserve(self, observer: Observer) -> None:
+        """Tell `observer` nothing more."""
+        self._observers = tuple(o for o in self._observers if o is not observer)
+
+    def _is_followed(self, namespace: str) -> bool:
+        return any(observer.follows(namespace) for observer in self._observers)
 
     async def statuses(self) -> AsyncIterator[Status]:
         """Yield the present status, then every change."""
