@@ -34,6 +34,8 @@ if TYPE_CHECKING:
         Unimplemented,
         Unknown,
     )
+    from containerd_aio.events.callbacks import StateChanges
+    from containerd_aio.events.dispatch import DeliveryFailure, Retry
     from containerd_aio.events.event import Event, Gap, Lagged, UnknownEvent
     from containerd_aio.events.exits import UNKNOWN_EXIT_STATUS, ExitStatus
     from containerd_aio.events.model import (
@@ -67,6 +69,7 @@ if TYPE_CHECKING:
         SnapshotPrepare,
         SnapshotRemove,
     )
+    from containerd_aio.events.states import StateChange
     from containerd_aio.events.status import Statistics, Status
     from containerd_aio.events.subscription import Subscription
     from containerd_aio.image import Image
@@ -82,6 +85,8 @@ _HOMES = {
         "DeadlineExceeded", "FailedPrecondition", "Internal", "InvalidArgument", "NotFound", "OutOfRange",
         "PermissionDenied", "ResourceExhausted", "Unauthenticated", "Unavailable", "Unimplemented", "Unknown",
     ),
+    "events.callbacks": ("StateChanges",),
+    "events.dispatch": ("DeliveryFailure", "Retry"),
     "events.event": ("Event", "Gap", "Lagged", "UnknownEvent"),
     "events.exits": ("UNKNOWN_EXIT_STATUS", "ExitStatus"),
     "events.model": (
@@ -93,6 +98,7 @@ _HOMES = {
         "ImageDelete", "ImageUpdate", "NamespaceCreate", "NamespaceDelete", "NamespaceUpdate", "SnapshotCommit",
         "SnapshotPrepare", "SnapshotRemove",
     ),
+    "events.states": ("StateChange",),
     "events.status": ("Statistics", "Status"),
     "events.subscription": ("Subscription",),
     "image": ("Image",),
@@ -121,6 +127,7 @@ __all__ = [
     "Daemon",
     "DataLoss",
     "DeadlineExceeded",
+    "DeliveryFailure",
     "Event",
     "ExitStatus",
     "FailedPrecondition",
@@ -140,12 +147,15 @@ __all__ = [
     "PermissionDenied",
     "Process",
     "ResourceExhausted",
+    "Retry",
     "SandboxCreate",
     "SandboxExit",
     "SandboxStart",
     "SnapshotCommit",
     "SnapshotPrepare",
     "SnapshotRemove",
+    "StateChange",
+    "StateChanges",
     "Statistics",
     "Status",
     "Subscription",

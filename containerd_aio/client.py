@@ -25,7 +25,7 @@ from containerd_aio.errors import (
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
     from datetime import timedelta
     from types import TracebackType
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
     from containerd_aio._transport.channel import RPCHook
     from containerd_aio.container import Container
+    from containerd_aio.events.callbacks import StateChanges
+    from containerd_aio.events.dispatch import DeliveryFailure, Retry
+    from containerd_aio.events.states import StateChange
     from containerd_aio.events.status import Statistics, Status
     from containerd_aio.events.subscription import Subscription
     from containerd_aio.image import Image
@@ -387,6 +390,45 @@ class Client:
         hub = self._scope.core.run_hub()
         return Subscription(
             hub, filters, namespace=None if all_namespaces else self._namespace, buffer=buffer
+        )
+
+    def state_changes(
+        self,
+        handler: Callable[[StateChange], Awaitable[object]],
+        *,
+        all_namespaces: bool = False,
+        retry: Retry | None = None,
+        timeout: float | None = None,
+        on_error: Callable[[DeliveryFailure[tuple[str, str], StateChange]], object] | None = None,
+        buffer: int = 1000,
+    ) -> StateChanges:
+        """Have `handler` called for every change of state of a container: ``async with client.state_changes(handler)``.
+
+        Where `events` tells what containerd said, this tells what is so: each change once, a container's changes in
+        order (its start first, its exit last), one call at a time for each container and at the same time for others.
+        Tasks that run already are told as ``restore``. See `StateChange`.
+
+        Args:
+            handler: An async function that takes a `StateChange`.
+            all_namespaces: Tell of every namespace, not only of the client's.
+            retry: When to call again after `handler` raised; by default its container's next change follows at once.
+            timeout: Seconds that one call may take; it is then cancelled, which counts as raising. None for no limit.
+            on_error: Called, synchronously, with every failure; by default they are logged.
+            buffer: How many changes of one container may wait; when there are more, the oldest goes to `on_error`.
+
+        Raises:
+            InvalidArgument: An argument can't be used.
+        """
+        from containerd_aio.events.callbacks import StateChanges
+
+        return StateChanges(
+            self._scope.core.run_hub(),
+            handler,
+            namespace=None if all_namespaces else self._namespace,
+            retry=retry,
+            timeout=timeout,
+            on_error=on_error,
+            buffer=buffer,
         )
 
     async def publish(self, topic: str, payload: Message | None = None) -> None:
