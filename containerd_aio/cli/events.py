@@ -27,7 +27,7 @@ _BUFFER = 65536
 _BATCH = 256
 
 
-@click.command("events")
+@click.command("events", short_help="Print events as they come.")
 @click.argument("filters", nargs=-1)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @click.option("--wait", is_flag=True, help="If containerd can't be reached at the start, wait for it.")

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from containerd_aio.cli.settings import Settings
 
 
-@click.command("import")
+@click.command("import", short_help="Import images from archives.")
 @click.argument(
     "files", nargs=-1, required=True, metavar="FILE...", type=click.Path(exists=True, dir_okay=False)
 )

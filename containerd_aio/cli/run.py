@@ -43,7 +43,9 @@ def _parsed(parse: Callable[[str], Any]) -> Callable[[click.Context, click.Param
     return callback
 
 
-@click.command("run", context_settings={"allow_interspersed_args": False})
+@click.command(
+    "run", short_help="Run a command in a new container.", context_settings={"allow_interspersed_args": False}
+)
 @click.option("--rm", "remove", is_flag=True, help="Delete the container when it has ended.")
 @click.option("-d", "--detach", is_flag=True, help="Print id and pid when it runs, and leave it running.")
 @click.option("-t", "--tty", is_flag=True, help="Give it this terminal: all keys go to it, Ctrl-C too.")

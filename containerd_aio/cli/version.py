@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from containerd_aio.cli.settings import Settings
 
 
-@click.command("version")
+@click.command("version", short_help="Print the versions of both sides.")
 @click.option("--client", "client_only", is_flag=True, help="Only ours: containerd is not asked.")
 @click.pass_obj
 def command(settings: Settings, *, client_only: bool) -> int:

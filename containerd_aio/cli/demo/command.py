@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from containerd_aio.cli.settings import Settings
 
 
-@click.command("demo")
+@click.command("demo", short_help="Show it all, on a containerd of its own.")
 @click.option(
     "--containerd",
     "binary",
