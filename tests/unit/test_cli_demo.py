@@ -12,6 +12,7 @@ import anyio
 import pytest
 from rich.console import Console
 
+from containerd_aio.api.containerd.services.introspection.v1 import Plugin as RawPlugin
 from containerd_aio.cli.demo import requirements, truth
 from containerd_aio.cli.demo.display import Display
 from containerd_aio.cli.demo.fates import Row, judge
@@ -19,6 +20,7 @@ from containerd_aio.errors import DeadlineExceeded, FailedPrecondition, InvalidA
 from containerd_aio.events.event import Gap, Lagged
 from containerd_aio.events.exits import ExitStatus
 from containerd_aio.events.model import TaskExit
+from containerd_aio.services.introspection import Plugin
 
 
 @pytest.fixture
@@ -78,6 +80,18 @@ def test_overlayfs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module.parent.mkdir(parents=True)
     module.touch()
     requirements._check_overlayfs()
+
+
+def _plugin(name: str, problem: str | None) -> Plugin:
+    return Plugin("io.containerd.snapshotter.v1", name, (), (), {}, (), problem, RawPlugin())
+
+
+def test_an_overlayfs_that_containerd_cannot_use() -> None:
+    requirements.check_snapshotter([_plugin("native", "x"), _plugin("overlayfs", None)])
+    with pytest.raises(FailedPrecondition, match=r"skip plugin: overlay on overlay.*mount a volume"):
+        requirements.check_snapshotter([_plugin("overlayfs", "skip plugin: overlay on overlay")])
+    with pytest.raises(FailedPrecondition, match="built without"):
+        requirements.check_snapshotter([_plugin("native", None)])
 
 
 # -- judging ------------------------------------------------------------------------------------------------------

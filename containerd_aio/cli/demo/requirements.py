@@ -5,8 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from containerd_aio.errors import FailedPrecondition, PermissionDenied
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from containerd_aio.services.introspection import Plugin
 
 _FILESYSTEMS = Path("/proc/filesystems")
 _MODULES = Path("/lib/modules")
@@ -58,4 +64,22 @@ def _check_overlayfs() -> None:
     if not any(Path(_MODULES, release).glob("kernel/fs/overlayfs/overlay.ko*")):
         raise FailedPrecondition(
             f"this kernel ({release}) has no overlayfs. Use one with CONFIG_OVERLAY_FS, as every distribution's has"
+        )
+
+
+def check_snapshotter(plugins: Sequence[Plugin]) -> None:
+    """Refuse a containerd that found out that it can't use overlayfs where it keeps its data.
+
+    Args:
+        plugins: Its snapshotter plugins.
+
+    Raises:
+        FailedPrecondition: It can't.
+    """
+    overlayfs = next((plugin for plugin in plugins if plugin.id == "overlayfs"), None)
+    problem = "it was built without" if overlayfs is None else overlayfs.init_error
+    if problem is not None:
+        raise FailedPrecondition(
+            f"this containerd can't use overlayfs in /var/lib: {problem}. A container's own root filesystem won't do "
+            "for it: mount a volume or a tmpfs there, or run this on the machine itself"
         )

@@ -12,9 +12,11 @@ import anyio
 
 from containerd_aio.cli.demo import fates
 from containerd_aio.cli.demo.fates import Row, Stage
+from containerd_aio.cli.demo.requirements import check_snapshotter
 from containerd_aio.cli.demo.truth import Notes, ended
 from containerd_aio.client import Client
 from containerd_aio.daemon import Daemon
+from containerd_aio.services.introspection import SNAPSHOTTER_PLUGIN, Introspection
 from containerd_aio.testing.images import busybox_image
 
 if TYPE_CHECKING:
@@ -59,6 +61,7 @@ async def _play(daemon: Daemon, archive: Path, notes: Notes, display: Display) -
     namespace = f"demo-{secrets.token_hex(3)}"
     try:
         async with Client(daemon.address, namespace=namespace) as client:
+            check_snapshotter(await Introspection(client.services).plugins(f"type=={SNAPSHOTTER_PLUGIN}"))
             [image] = await client.import_images(archive, unpack=True)
             display.act(f"import {image.name} into namespace {namespace}: an OCI image, built here in Python")
             return await _watched(daemon, client, image, notes, display)

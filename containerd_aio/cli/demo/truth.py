@@ -74,6 +74,11 @@ async def ended(pid: int) -> None:
         os.close(fd)
 
 
+def has_swap() -> bool:
+    """Tell whether this machine has swap space: a container may use that beyond its memory limit, if it isn't told."""
+    return len(Path("/proc/swaps").read_text(encoding="utf-8").splitlines()) > 1
+
+
 def oom_counter(pid: int) -> Path | None:
     """Return the file in which the kernel counts the OOM kills in the cgroup of a process; None if it isn't to be seen.
 
