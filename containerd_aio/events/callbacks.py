@@ -8,7 +8,7 @@ from containerd_aio.events.dispatch import DeliveryFailure, Dispatcher, Retry
 from containerd_aio.events.states import StateChange, StateReporter
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
     from types import TracebackType
 
     from containerd_aio.events.effects import Effect
@@ -118,9 +118,9 @@ class StateChanges:
         """Return whether the handler is told of containers of `namespace`."""
         return self._namespace is None or namespace == self._namespace
 
-    def effect(self, effect: Effect) -> None:
-        """Take what the registry concluded."""
-        self._submit(self._reporter.effect(effect))
+    def effects(self, effects: Sequence[Effect]) -> None:
+        """Take what the registry concluded in one turn."""
+        self._submit(self._reporter.effects(effects))
 
     def event(self, event: Event) -> None:
         """Take an event of the daemon."""

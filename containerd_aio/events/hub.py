@@ -14,8 +14,8 @@ from secrets import token_hex
 from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
-import structlog
 
+from containerd_aio._log import get_logger
 from containerd_aio._backoff import Backoff
 from containerd_aio._transport.connections import NamespacedChannel
 from containerd_aio.api.containerd.services.events.v1 import EventsStub, PublishRequest
@@ -31,7 +31,7 @@ from containerd_aio.events.status import Statistics, Status, StatusState
 from containerd_aio.events.stream import Envelopes, subscribe
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+    from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 
     from anyio.abc import TaskGroup
 
@@ -47,7 +47,7 @@ SENTINEL_INTERVAL = 0.02
 # Held this long, a connection is a good one and the next loss is tried again at once.
 STABLE_AFTER = 5.0
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 class Observer(Protocol):
@@ -56,8 +56,8 @@ class Observer(Protocol):
     def follows(self, namespace: str) -> bool:
         """Return whether tasks of `namespace` shall be watched though nobody holds a handle."""
 
-    def effect(self, effect: Effect) -> None:
-        """Take what follows from evidence."""
+    def effects(self, effects: Sequence[Effect]) -> None:
+        """Take what follows from one piece of evidence."""
 
     def event(self, event: Event) -> None:
         """Take an event about a task, after its effects."""
@@ -277,7 +277,7 @@ class EventHub:
             for subscriber in self._subscribers:
                 subscriber.offer(view)
 
-    def _carry_out(self, effects: Iterable[Effect]) -> None:
+    def _carry_out(self, effects: Sequence[Effect]) -> None:
         for effect in effects:
             match effect:
                 case Decided(process):
@@ -294,8 +294,8 @@ class EventHub:
                     self._spawn(self._check_oom, incarnation)
                 case _:
                     pass  # the record says it, to those who hold it
-            for observer in self._observers:
-                observer.effect(effect)
+        for observer in self._observers if effects else ():
+            observer.effects(effects)
         self._arm_timer()
 
     def _spawn(self, function: Callable[[Any], Coroutine[Any, Any, None]], subject: object) -> None:
@@ -384,7 +384,7 @@ class EventHub:
                     self._waiters.pop(process, None)
         return process.exit
 
-    def tell(self, effects: Iterable[Effect]) -> None:
+    def tell(self, effects: Sequence[Effect]) -> None:
         """Carry out what followed from evidence that the client itself gave to the registry."""
         self._carry_out(effects)
 

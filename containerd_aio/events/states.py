@@ -4,9 +4,9 @@
 `StateChange` values come out. For each life of a container:
 
 * ``start-container`` or ``restore`` comes first and ``exit`` last; only a late ``oom`` may follow it.
-* ``exit-process`` comes before ``exit`` when both are known.
+* ``exit-process`` comes before ``exit``, which waits for the exits of execs up to the second that the registry gives them.
 * Every OOM report is one ``oom``.
-* The next life of the same container is told after this one has ended.
+* Lives of one container are told one after the other.
 * A process that never ran (its start failed, or it was deleted before) is not told at all.
 
 The order in which evidence arrives does not matter for this.
@@ -20,11 +20,13 @@ from typing import TYPE_CHECKING, Literal
 from containerd_aio.events.effects import Decided, OOMKilled, PhaseChanged, Started
 from containerd_aio.events.exits import UNKNOWN_EXIT_STATUS, ExitStatus
 from containerd_aio.events.model import Event, TaskExecStarted, TaskExit
-from containerd_aio.events.records import Phase
+from containerd_aio.events.records import Incarnation, Phase
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from containerd_aio.events.effects import Effect
-    from containerd_aio.events.records import Incarnation, ProcessRecord
+    from containerd_aio.events.records import ProcessRecord
 
 State = Literal[
     "start-container", "restore", "pause", "resume", "oom", "start-process", "exit-process", "exit"
@@ -82,7 +84,8 @@ class _Life:
         early_ooms: OOM reports from before its start.
         running: Execs whose start was told and whose exit was not.
         foreign: The same for execs of others: their pids by id.
-        held: What waits for the end of an earlier life.
+        held: What is still to be told.
+        told: Whether anything was told.
     """
 
     incarnation: Incarnation
@@ -94,6 +97,7 @@ class _Life:
     running: dict[ProcessRecord, None] = field(default_factory=dict)
     foreign: dict[str, int] = field(default_factory=dict)
     held: list[StateChange] = field(default_factory=list)
+    told: bool = False
 
 
 class StateReporter:
@@ -105,6 +109,7 @@ class StateReporter:
     def __init__(self) -> None:
         self._lives: dict[tuple[str, str], list[_Life]] = {}
         self._late: list[StateChange] = []
+        self._deciding: set[ProcessRecord] = set()
 
     def __len__(self) -> int:
         """Return of how many containers something is kept."""
@@ -122,29 +127,34 @@ class StateReporter:
             self._tell(life, "pause")
         return self._release(incarnation.key)
 
-    def effect(self, effect: Effect) -> list[StateChange]:
-        """Return the changes that follow from an effect of the registry."""
-        match effect:
-            case Started(process) | Decided(process):
-                incarnation = process.incarnation
-            case PhaseChanged(incarnation) | OOMKilled(incarnation):
-                pass
-            case _:
-                return []
+    def effects(self, effects: Sequence[Effect]) -> list[StateChange]:
+        """Return the changes that follow from one turn of the registry.
+
+        Args:
+            effects: All that the turn returned: the records show already what comes last.
+        """
+        changes: list[StateChange] = []
+        self._deciding = {effect.process for effect in effects if isinstance(effect, Decided)}
+        for effect in effects:
+            changes += self._effect(effect)
+        return changes
+
+    def _effect(self, effect: Effect) -> list[StateChange]:
         match effect:
             case Started(process) if process.exec_id:
                 self._exec_started(process)
             case Started(process):
-                self._begin(self._life(incarnation))
-            case Decided(process) if process.exec_id:
-                self._exec_decided(process)
+                self._begin(self._life(process.incarnation))
             case Decided(process):
-                self._init_decided(incarnation)
-            case PhaseChanged(_, phase):
-                self._phase_changed(incarnation, phase)
-            case OOMKilled():
-                self._oom_killed(incarnation)
-        return self._release(incarnation.key)
+                self._deciding.discard(process)
+                (self._exec_decided if process.exec_id else self._init_decided)(process)
+            case PhaseChanged(Incarnation(init=process), phase):
+                self._phase_changed(process.incarnation, phase)
+            case OOMKilled(Incarnation(init=process)):
+                self._oom_killed(process.incarnation)
+            case _:
+                return []
+        return self._release(process.incarnation.key)
 
     def event(self, event: Event) -> list[StateChange]:
         """Return the changes that follow from an event about an exec that is not ours, after the registry took it."""
@@ -176,7 +186,7 @@ class StateReporter:
 
     def _oom_killed(self, incarnation: Incarnation) -> None:
         life = self._find(incarnation)
-        if life is None and incarnation.init.exit is not None:
+        if life is None and self._was_decided(incarnation.init):
             if _ran(incarnation.init):
                 self._late.append(_change("oom", incarnation))
             return
@@ -186,9 +196,9 @@ class StateReporter:
         else:
             life.early_ooms += 1
 
-    def _init_decided(self, incarnation: Incarnation) -> None:
-        life = self._life(incarnation)
-        if life.started or _ran(incarnation.init):
+    def _init_decided(self, init: ProcessRecord) -> None:
+        life = self._life(init.incarnation)
+        if life.started or _ran(init):
             self._begin(life)
             life.ended = True
             self._close_if_complete(life)
@@ -196,8 +206,8 @@ class StateReporter:
             self._remove(life)
 
     def _close_if_complete(self, life: _Life) -> None:
-        """Tell the exit, once the execs that may have run have ended: the registry gives them a second."""
-        undecided = any(e.exit is None and e.doubts for e in life.incarnation.execs.values())
+        """Tell the exit, once it is decided how the execs ended: the registry gives them a second."""
+        undecided = any(not self._was_decided(exec_) for exec_ in life.incarnation.execs.values())
         if not life.ended or life.closed or life.running or undecided:
             return
         for exec_id, pid in life.foreign.items():
@@ -209,8 +219,7 @@ class StateReporter:
 
     def _exec_started(self, process: ProcessRecord) -> None:
         life = self._find(process.incarnation)
-        exit_told = process.incarnation.init.exit is not None if life is None else life.closed
-        if exit_told:
+        if life.closed if life is not None else self._was_decided(process.incarnation.init):
             return
         life = life or self._life(process.incarnation)
         self._begin(life)
@@ -260,22 +269,26 @@ class StateReporter:
         life.held.append(replace(change, pid=pid, process_id=exec_id, exit_status=status))
 
     def _release(self, key: tuple[str, str]) -> list[StateChange]:
-        """Return what can be told now of a container: all but what follows a life that has not ended."""
+        """Return what can be told now of a container: lives are told one after the other."""
         out, self._late = self._late, []
         progress = True
         while progress:
             progress = False
             for life in list(self._lives.get(key, ())):
-                if (life.held or life.closed) and not self._has_predecessor(life):
+                if (life.held or life.closed) and not self._must_wait(life):
                     out += life.held
-                    life.held = []
+                    life.held, life.told = [], True
                     if life.closed:
                         self._remove(life)
                     progress = True
         return out
 
-    def _has_predecessor(self, life: _Life) -> bool:
-        """Return whether an earlier life of the container is still to end: it will, for the daemon gave its name away."""
+    def _must_wait(self, life: _Life) -> bool:
+        """Return whether another life of the container is to end first: it will, for the daemon gave its name away."""
+        if life.told:
+            return False
+        if any(other.told for other in self._lives[life.incarnation.key]):
+            return True
         former = life.incarnation.former
         while former is not None:
             undecided = former.watched and former.init.exit is None
@@ -283,6 +296,10 @@ class StateReporter:
                 return True
             former = former.former
         return False
+
+    def _was_decided(self, process: ProcessRecord) -> bool:
+        """Return whether a process was decided by an effect that was taken before."""
+        return process.exit is not None and process not in self._deciding
 
     # --- lives --------------------------------------------------------------------------------------------------------
 
