@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import anyio
-import anyio.lowlevel
 
 from containerd_aio._supervisor import Supervisor
 from containerd_aio.errors import Closed, FailedPrecondition, InvalidArgument
@@ -424,7 +423,7 @@ class FakeContainerd:
         """
         self._server.refuse(remove_socket=graceful)
         self._server.drop()
-        await anyio.lowlevel.checkpoint()
+        await self._server.dropped()
 
     async def start(self) -> None:
         """Bring it back after `stop`: records are kept, subscriptions are gone, and tasks are as the release has it.

@@ -155,7 +155,7 @@ class Runtime:
         init.pid = self._give_pid()
         bundle = f"{self._world.root}/io.containerd.runtime.v2.task/{namespace}/{container.id}"
         task = self.tasks[namespace, container.id] = FakeTask(
-            init, bundle, self._shim(namespace, container.id)
+            init, bundle, rootfs, self._shim(namespace, container.id)
         )
         event = wire.TaskCreate(
             container_id=container.id,

@@ -134,8 +134,14 @@ class Server:
         for handler in handlers:
             handler.close()
             await handler.wait_closed()
+        await self.dropped()
+
+    async def dropped(self) -> None:
+        """Wait until the connections that were broken are gone, and the other side could notice it."""
         for connection in list(self._connections):
             await connection.gone.wait()
+        for _ in range(3):
+            await asyncio.sleep(0)
 
     async def called(self, wanted: Callable[[Call], bool], count: int) -> list[Call]:
         """Wait until so many of the remembered calls are of the wanted kind, and return those."""

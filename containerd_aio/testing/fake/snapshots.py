@@ -120,7 +120,7 @@ class SnapshotsService(SnapshotsBase):
         check_labels(self._world.release, labels, "info.Labels")
         lease = lease_of_call(self._world.store.change(required_namespace()))
         if not key:
-            raise refuse_plainly(Status.UNKNOWN, "bucket name required")
+            raise refuse_plainly(Status.UNKNOWN, "key required" if lease else "bucket name required")
         target = labels.get(_REF_LABEL, "")
         if target in snapshots:
             raise refuse(Status.ALREADY_EXISTS, f'target snapshot "{target}"')

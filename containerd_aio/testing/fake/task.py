@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,11 +14,13 @@ from containerd_aio.api.containerd.v1.types import Status
 from containerd_aio.testing.fake.call import refuse, refuse_plainly
 from containerd_aio.testing.fake.clock import to_timestamp
 from containerd_aio.testing.fake.fates import Fate
+from containerd_aio.testing.fake.rootfs import missing_program
 
 if TYPE_CHECKING:
     from betterproto2 import Message
     from grpclib.exceptions import GRPCError
 
+    from containerd_aio.api.containerd.types import Mount
     from containerd_aio.testing.fake.process import FakeProcess
     from containerd_aio.testing.fake.releases import Release
 
@@ -57,6 +59,7 @@ class FakeTask:
         namespace: Namespace of its container.
         id: Id of its container.
         bundle: Path of its bundle, which does not exist.
+        rootfs: The mounts of its root filesystem.
         init: Its init process.
         execs: Its other processes, by exec id, until they are deleted.
         paused: Whether it is paused.
@@ -64,10 +67,11 @@ class FakeTask:
         shim_alive: Whether the shim answers.
     """
 
-    def __init__(self, init: FakeProcess, bundle: str, shim: Shim) -> None:
+    def __init__(self, init: FakeProcess, bundle: str, rootfs: Sequence[Mount], shim: Shim) -> None:
         self.namespace = init.namespace
         self.id = init.container_id
         self.bundle = bundle
+        self.rootfs = rootfs
         self.init = init
         self.execs: dict[str, FakeProcess] = {}
         self.paused = False
@@ -148,8 +152,11 @@ class FakeTask:
             raise self.shim_error("OCI runtime exec failed: exec failed: cannot exec in a stopped container")
         fate = process.program
         error = fate.start_error if isinstance(fate, Fate) else ""
+        missing = missing_program(process.args, process.env, self.rootfs)
         if not process.args:
             error = "args must not be empty"
+        elif missing:
+            error = f"unable to start container process: {missing}"
         if error:
             process.broken = True
             process.ended.set()  # its Wait answers at once, with 0
