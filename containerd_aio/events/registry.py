@@ -429,6 +429,7 @@ class Registry:
                 events = state.appeared()
                 incarnation.init.told |= {event.topic for event in events}
                 self._turn.effects += [Synthesised(event) for event in events]
+            if tell or state.exit is None:
                 self._follow(incarnation)
         elif incarnation.open and current:
             self._memory.promote(incarnation)
