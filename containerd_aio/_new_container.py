@@ -8,11 +8,11 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
-import structlog
 
 from containerd_aio import typeurl
 from containerd_aio._cancellation import carry_through
 from containerd_aio._identifiers import check_identifier
+from containerd_aio._log import get_logger
 from containerd_aio._mount import temporary_mount
 from containerd_aio.api.containerd.services.containers.v1 import Container as RawContainer
 from containerd_aio.api.containerd.services.containers.v1 import (
@@ -49,7 +49,7 @@ DEFAULT_RUNTIME = "io.containerd.runc.v2"
 
 _UNDO_TIMEOUT = 10.0
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

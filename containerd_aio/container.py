@@ -9,11 +9,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Self
 
 import anyio
-import structlog
 
 from containerd_aio import typeurl
 from containerd_aio._cancellation import carry_through
 from containerd_aio._identifiers import check_identifier
+from containerd_aio._log import get_logger
 from containerd_aio.api.containerd.services.containers.v1 import Container as RawContainer
 from containerd_aio.api.containerd.services.containers.v1 import (
     DeleteContainerRequest,
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
 _UNDO_TIMEOUT = 10.0
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

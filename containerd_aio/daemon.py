@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 import anyio
 import anyio.to_thread
-import structlog
 
 from containerd_aio._daemon import cleanup
 from containerd_aio._daemon.cleanup import Layout
@@ -23,6 +22,7 @@ from containerd_aio._daemon.logs import Follower, blame
 from containerd_aio._daemon.paths import directories, executable, socket_path, write_private
 from containerd_aio._daemon.probe import probe
 from containerd_aio._daemon.process import Guardian, WatchedProcess, spawn
+from containerd_aio._log import get_logger
 from containerd_aio._supervisor import Supervisor
 from containerd_aio.errors import (
     Closed,
@@ -107,6 +107,7 @@ class Daemon:
     ) -> None:
         if log_level not in LOG_LEVELS:
             raise InvalidArgument(f"log_level={log_level!r}: containerd knows {', '.join(LOG_LEVELS)}")
+        self._log_level = log_level
         if start_timeout <= 0 or stop_timeout < 0:
             raise InvalidArgument("start_timeout has to be more than 0 seconds, stop_timeout at least 0")
         self.root, self.state = directories(root, state)
@@ -133,7 +134,7 @@ class Daemon:
         self._adopt = adopt
         self._detach = detach
         self._keep = keep
-        self._log = structlog.get_logger().bind(daemon=self.address)
+        self._log = get_logger(__name__).bind(daemon=self.address)
         self._busy = anyio.Lock()
         self._process: WatchedProcess | None = None
         self._launched: cleanup.Handle | None = None  # started by a worker thread, not yet taken over
@@ -430,7 +431,7 @@ class Daemon:
     def _follow_log(self) -> None:
         """Begin with what is written from now on: called before the daemon is started."""
         if self._follower is None and self._supervisor is not None:
-            self._follower = Follower(self.log_file, self._log)
+            self._follower = Follower(self.log_file, self._log, level=self._log_level)
             self._supervisor.task_group.start_soon(self._follower.run)
 
     async def _watch(self, process: WatchedProcess) -> None:

@@ -7,8 +7,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import anyio
-import structlog
 
+from containerd_aio._log import get_logger
 from containerd_aio._signals import parse_signal
 from containerd_aio.api.containerd.services.tasks.v1 import (
     CloseIoRequest,
@@ -49,7 +49,7 @@ DRAIN_TIMEOUT = 5.0
 # Seconds for undoing something after a failure or a cancellation.
 _UNDO_TIMEOUT = 10.0
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 _STATUS: dict[int, ProcessStatus] = {

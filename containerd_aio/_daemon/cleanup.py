@@ -312,8 +312,10 @@ def _remove_empty(namespaces: Iterable[str]) -> None:
         with contextlib.suppress(OSError):
             (_RUNC_STATE / namespace).rmdir()
         for hierarchy in (_CGROUPS, *_CGROUPS.glob("*/")):
-            with contextlib.suppress(OSError):
-                (hierarchy / namespace).rmdir()
+            # The cgroups of containers that containerd has forgotten are empty, and still there.
+            for folder, _, _ in os.walk(hierarchy / namespace, topdown=False):
+                with contextlib.suppress(OSError):
+                    os.rmdir(folder)  # noqa: PTH106
 
 
 def mounts_below(*folders: str) -> list[str]:

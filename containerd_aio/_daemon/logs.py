@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 import anyio
 import anyio.to_thread
-import structlog
+
+from containerd_aio._log import Logger
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -33,6 +34,7 @@ _LEVELS = {
     "fatal": "critical",
     "panic": "critical",
 }
+_ORDER = ("debug", "info", "warning", "error", "critical")
 _CHUNK = 1 << 16
 # Once read, the beginning of the file is given back to the file system in steps of this size.
 _RECLAIM = 4 << 20
@@ -91,7 +93,7 @@ def _unquote(text: str) -> str:
         return text[1:-1]
 
 
-def emit(line: Line, logger: structlog.stdlib.BoundLogger) -> None:
+def emit(line: Line, logger: Logger) -> None:
     """Hand a line on to structlog. Fields that structlog or its processors use themselves get a prefix."""
     fields = {
         (f"containerd_{key}" if key in {"event", "time", "timestamp", "logger", "exc_info"} else key): value
@@ -106,9 +108,11 @@ class Follower:
     Args:
         path: The file, made if need be.
         logger: Where lines go.
+        level: containerd's level below which lines are left out: shims log on their own terms.
     """
 
-    def __init__(self, path: str, logger: structlog.stdlib.BoundLogger) -> None:
+    def __init__(self, path: str, logger: Logger, *, level: str = "trace") -> None:
+        self._left_out = _ORDER[: _ORDER.index(_LEVELS[level])]
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._offset = self._reclaimed = os.lseek(self._fd, 0, os.SEEK_END)
         self._draining = anyio.Lock()
@@ -152,7 +156,9 @@ class Follower:
                     self.recent.append(text)
                     # a broken processor of the application must not end the daemon it logs for
                     with contextlib.suppress(Exception):
-                        emit(parse(text), self._logger)
+                        line = parse(text)
+                        if line.level not in self._left_out:
+                            emit(line, self._logger)
 
     def _read(self) -> bytes:
         data = os.pread(self._fd, _CHUNK, self._offset)

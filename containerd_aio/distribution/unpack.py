@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import anyio
-import structlog
 
+from containerd_aio._log import get_logger
 from containerd_aio.distribution.manifests import chain_id, chain_ids, diff_ids, is_layer, read_document
 from containerd_aio.errors import AlreadyExists, ContainerdError, DataLoss, InvalidArgument, NotFound
 from containerd_aio.services._convert import unique_name
@@ -165,6 +165,6 @@ async def _remove(target: Snapshotter, key: str) -> None:
         except NotFound:
             pass
         except ContainerdError as exc:
-            structlog.get_logger().warning(
+            get_logger(__name__).warning(
                 "snapshot not removed", snapshotter=target.name, key=key, error=str(exc)
             )

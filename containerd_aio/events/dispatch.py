@@ -14,9 +14,9 @@ from inspect import isawaitable
 from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
 import anyio
-import structlog
 
 from containerd_aio._backoff import Backoff
+from containerd_aio._log import get_logger
 from containerd_aio._supervisor import Supervisor
 from containerd_aio.errors import Closed, DeadlineExceeded, InvalidArgument, ResourceExhausted
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

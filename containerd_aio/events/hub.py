@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
 
-from containerd_aio._log import get_logger
 from containerd_aio._backoff import Backoff
+from containerd_aio._log import get_logger
 from containerd_aio._transport.connections import NamespacedChannel
 from containerd_aio.api.containerd.services.events.v1 import EventsStub, PublishRequest
 from containerd_aio.api.google.protobuf import Any as AnyMessage

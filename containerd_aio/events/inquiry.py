@@ -6,9 +6,9 @@ import time
 from typing import TYPE_CHECKING, Any, Literal
 
 import anyio
-import structlog
 
 from containerd_aio import typeurl
+from containerd_aio._log import get_logger
 from containerd_aio._transport.connections import NamespacedChannel
 from containerd_aio.api.containerd.services.namespaces.v1 import ListNamespacesRequest, NamespacesStub
 from containerd_aio.api.containerd.services.tasks.v1 import (
@@ -39,7 +39,7 @@ _PHASES = {
     TaskStatus.PAUSING: Phase.PAUSED,
 }
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 class Inquiry:

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self, TypeVar
 
 import anyio
-import structlog
 from grpclib.const import Cardinality
 
+from containerd_aio._log import get_logger
 from containerd_aio.api.containerd.services.content.v1 import (
     AbortRequest,
     DeleteContentRequest,
@@ -321,7 +321,7 @@ class ContentStore:
             except NotFound:
                 pass
             except ContainerdError as exc:
-                structlog.get_logger().warning("ingest not aborted", ref=ref, error=str(exc))
+                get_logger(__name__).warning("ingest not aborted", ref=ref, error=str(exc))
 
 
 def _agreed(what: str, given: T | None, actual: T) -> T:

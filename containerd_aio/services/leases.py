@@ -9,8 +9,8 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Self
 
 import anyio
-import structlog
 
+from containerd_aio._log import get_logger
 from containerd_aio._transport.connections import active_leases
 from containerd_aio.api.containerd.services.leases.v1 import (
     AddResourceRequest,
@@ -234,4 +234,4 @@ async def _delete_at_end(leases: Leases, name: str) -> None:
         except NotFound:
             pass  # somebody else did
         except ContainerdError as exc:
-            structlog.get_logger().warning("lease not deleted", lease=name, error=str(exc))
+            get_logger(__name__).warning("lease not deleted", lease=name, error=str(exc))

@@ -16,13 +16,13 @@ from collections.abc import AsyncIterator, Iterator
 from typing import NamedTuple
 
 import anyio
-import structlog
 
+from containerd_aio._log import get_logger
 from containerd_aio.errors import InvalidArgument
 
 __all__ = ["WindowSize", "check_terminal", "raw_mode", "window_size", "window_sizes"]
 
-_log = structlog.get_logger()
+_log = get_logger(__name__)
 
 
 class WindowSize(NamedTuple):

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from typing import Self, TypeVarTuple, Unpack
 
 import anyio
-import structlog
 from anyio.abc import AnyByteReceiveStream, AnyByteSendStream, TaskGroup
 
+from containerd_aio._log import get_logger
 from containerd_aio.errors import ContainerdError, FailedPrecondition
 from containerd_aio.stdio.console import WindowSize, raw_mode, window_sizes
 from containerd_aio.stdio.descriptors import BytesSendStream
@@ -29,7 +29,7 @@ from containerd_aio.stdio.fifo_streams import CHUNK, OutputStream, StdinStream
 
 __all__ = ["Captured", "CopyPlan", "ProcessIO"]
 
-_log = structlog.get_logger()
+_log = get_logger(__name__)
 _Args = TypeVarTuple("_Args")
 
 
