@@ -148,7 +148,7 @@ class Recorder:
 
 def short(events: list[Event], *, delete: bool = True) -> list[tuple[str, ...]]:
     """Return topic and exec id of task events, whose order is compared; without `delete` not the deletion of the task."""
-    named = []
+    named: list[tuple[str, ...]] = []
     for event in events:
         if event.topic.startswith("/tasks/") and (delete or event.topic != "/tasks/delete"):
             name = getattr(event, "exec_id", "") or getattr(event, "id", "")

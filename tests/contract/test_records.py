@@ -221,7 +221,7 @@ async def test_updates_of_containers(backend: Backend) -> None:
         assert (changed.spec, changed.image, changed.extensions) == (other, "img", {"f": SPEC})
         whole = (await update(None, labels={"n": "1"})).container
         assert (whole.labels, whole.image, whole.extensions, whole.spec) == ({"n": "1"}, "", {}, SPEC)
-    for paths, fields, text in [
+    refusals: list[tuple[list[str] | None, dict[str, Any], str]] = [
         (["runtime"], {}, f'cannot update "runtime" field on "{name}"'),
         (["bogus"], {}, f'cannot update "bogus" field on "{name}"'),
         (["snapshot_key"], {}, f'cannot update "snapshot_key" field on "{name}"'),
@@ -232,7 +232,8 @@ async def test_updates_of_containers(backend: Backend) -> None:
             {"snapshot_key": "k"},
             "update failed validation: container.Snapshotter must be set if container.SnapshotKey is set",
         ),
-    ]:
+    ]
+    for paths, fields, text in refusals:
         assert await refused(update(paths, **fields)) == ("InvalidArgument", f"{text}: invalid argument")
     text = "update failed validation: containers.Labels"
     assert await refused(update(["labels"], labels=LONG_LABEL)) == too_long(backend, text)

@@ -161,8 +161,10 @@ async def test_what_snapshots_refuse(backend: Backend, snapshots: Snapshots) -> 
         "key required",
     )
     for name, text in [("nosuch", "snapshotter not loaded: nosuch"), ("", "snapshotter argument missing")]:
-        call = stub.stat(StatSnapshotRequest(snapshotter=name, key="x"))
-        assert await refused(call) == ("InvalidArgument", f"{text}: invalid argument")
+        assert await refused(stub.stat(StatSnapshotRequest(snapshotter=name, key="x"))) == (
+            "InvalidArgument",
+            f"{text}: invalid argument",
+        )
     assert await refused(stub.cleanup(CleanupRequest(snapshotter=O))) == (
         "Unimplemented",
         "snapshotter does not implement Cleanup method: not implemented",
