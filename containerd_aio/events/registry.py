@@ -275,7 +275,8 @@ class Registry:
         known = self._memory.find(event.namespace, event.container_id, event.pid)
         if known is None:
             return True
-        self._follow(known)
+        if known.open or known.announced:
+            self._follow(known)
         self._init_started(known)
         return _news(known.init, event)
 
