@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from containerd_aio.events.dispatch import DeliveryFailure, Retry
     from containerd_aio.events.states import StateChange
     from containerd_aio.events.status import Statistics, Status
-    from containerd_aio.events.subscription import Subscription
+    from containerd_aio.events.subscription import Overflow, Subscription
     from containerd_aio.image import Image
     from containerd_aio.oci import RuncOptions, Spec, SpecOpt
     from containerd_aio.services.introspection import ServerInfo
@@ -374,22 +374,37 @@ class Client:
 
     # --- events -------------------------------------------------------------------------------------------------------
 
-    def events(self, *filters: str, buffer: int = 1024, all_namespaces: bool = False) -> Subscription:
+    def events(
+        self,
+        *filters: str,
+        buffer: int = 1024,
+        overflow: Overflow = "drop_oldest",
+        labels: Mapping[str, str] | None = None,
+        all_namespaces: bool = False,
+    ) -> Subscription:
         """Subscribe to events: ``async with client.events() as events: async for event in events``.
 
         Args:
             filters: Filters in containerd's language; an event that matches any of them is delivered.
-            buffer: How many events are kept for a slow reader; then the oldest are dropped and a `Lagged` says so.
+            buffer: How many events are kept for a slow reader. Only that reader is affected when there are more.
+            overflow: What happens then: ``"drop_oldest"``, the oldest are dropped and a `Lagged` says how many;
+                ``"close"``, the subscription ends with `ResourceExhausted`.
+            labels: Only events of containers and tasks that have these labels. That costs a listing, and one call per new
+                container. Events of a container whose labels can't be learnt, as it was gone already, are delivered.
             all_namespaces: Events of every namespace, not only of the client's.
 
         Raises:
-            InvalidArgument: A filter is not valid; nothing was sent.
+            InvalidArgument: A filter or an option is not valid; nothing was sent.
         """
         from containerd_aio.events.subscription import Subscription
 
-        hub = self._scope.core.run_hub()
         return Subscription(
-            hub, filters, namespace=None if all_namespaces else self._namespace, buffer=buffer
+            self._scope.core.run_hub(),
+            filters,
+            namespace=None if all_namespaces else self._namespace,
+            buffer=buffer,
+            overflow=overflow,
+            labels=labels,
         )
 
     def state_changes(
@@ -404,9 +419,8 @@ class Client:
     ) -> StateChanges:
         """Have `handler` called for every change of state of a container: ``async with client.state_changes(handler)``.
 
-        Where `events` tells what containerd said, this tells what is so: each change once, a container's changes in
-        order (its start first, its exit last), one call at a time for each container and at the same time for others.
-        Tasks that run already are told as ``restore``. See `StateChange`.
+        Where `events` tells what containerd said, this tells what is so: each change once, a container's in order, one
+        call at a time for each container and at the same time for others. See `StateChange` and `StateChanges`.
 
         Args:
             handler: An async function that takes a `StateChange`.

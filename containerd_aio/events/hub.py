@@ -24,6 +24,7 @@ from containerd_aio.errors import Closed, ContainerdError, InvalidArgument, Unim
 from containerd_aio.events.decode import EnvelopeView, decode_envelope
 from containerd_aio.events.effects import CheckOOM, Confirm, Decided, Effect, Synthesised
 from containerd_aio.events.inquiry import Inquiry
+from containerd_aio.events.labels import LabelCache
 from containerd_aio.events.model import Event, Gap
 from containerd_aio.events.records import Incarnation, ProcessRecord
 from containerd_aio.events.registry import Registry
@@ -74,6 +75,7 @@ class EventHub:
 
     Attributes:
         registry: What is known of every task.
+        labels: What is known of the labels of containers, if somebody selects by them.
         status: The state of the stream.
     """
 
@@ -94,6 +96,7 @@ class EventHub:
         channel: Any = NamespacedChannel(connections, connections.rpc, SENTINEL_NAMESPACE)
         self._publisher = EventsStub(channel)
         self._inquiry = Inquiry(connections)
+        self.labels = LabelCache(connections, self._spawn)
         self._subscribers: set[Subscription] = set()
         self._observers: tuple[Observer, ...] = ()
         self._echoes: dict[str, anyio.Event] = {}
@@ -212,6 +215,8 @@ class EventHub:
             gap = Gap(self._lost_at, datetime.now(UTC), self._lost_reason)
             for subscriber in self._subscribers:
                 subscriber.interrupt(gap)
+        if not first:
+            self.labels.reload()
         self._lost_at = None
         now = asyncio.get_running_loop().time()
         self._carry_out(self.registry.listed(states, as_of=as_of, now=now, tell=not first))
@@ -273,6 +278,8 @@ class EventHub:
             self._carry_out(effects)
             for observer in self._observers if deliver else ():
                 observer.event(view.event)
+        elif view.topic.startswith("/containers/"):
+            self.labels.note(view.event)
         if deliver:
             for subscriber in self._subscribers:
                 subscriber.offer(view)

@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Self
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal, Self, TypeAlias
 
 import anyio
 
-from containerd_aio.errors import Closed, InvalidArgument
+from containerd_aio.errors import InvalidArgument, ResourceExhausted
 from containerd_aio.events.filters import FilterSet
-from containerd_aio.events.model import Event, Gap, Lagged
+from containerd_aio.events.model import ContainerCreate, ContainerDelete, ContainerUpdate, Event, Gap, Lagged
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from types import TracebackType
 
     from containerd_aio.events.decode import EnvelopeView
     from containerd_aio.events.hub import EventHub
+    from containerd_aio.events.labels import Labels
+
+Overflow = Literal["drop_oldest", "close"]
+"""What happens to a subscriber whose buffer is full; others, the hub and containerd never wait for it.
+
+* ``drop_oldest``: it loses its oldest events, and a `Lagged` stands in their place.
+* ``close``: it ends. What was buffered can still be read, then `ResourceExhausted` says how many events were missed.
+"""
+
+_Item: TypeAlias = "EnvelopeView | Event"
 
 
 class Subscription:
@@ -32,17 +43,33 @@ class Subscription:
         dropped: Events this subscriber lost because its buffer was full.
     """
 
-    def __init__(self, hub: EventHub, filters: Sequence[str], *, namespace: str | None, buffer: int) -> None:
+    def __init__(
+        self,
+        hub: EventHub,
+        filters: Sequence[str],
+        *,
+        namespace: str | None,
+        buffer: int,
+        overflow: Overflow = "drop_oldest",
+        labels: Mapping[str, str] | None = None,
+    ) -> None:
         if buffer < 1:
             raise InvalidArgument(f"buffer is {buffer}; a subscription needs room for at least one event")
+        if overflow not in {"drop_oldest", "close"}:
+            raise InvalidArgument(f"overflow is {overflow!r}; it is 'drop_oldest' or 'close'")
         self._hub = hub
         self._filter = FilterSet(filters) if filters else None
         self._namespace = namespace
+        self._labels = _checked(labels) if labels is not None else None
         self._capacity = buffer
-        self._items: deque[EnvelopeView | Event | Gap] = deque()
+        self._overflow = overflow
+        # With the labels to come, by which it is to be judged, or without.
+        self._items: deque[tuple[_Item | Gap, Labels | None]] = deque()
         self._missed = 0
+        self._missed_gap: Gap | None = None
         self._wakeup = anyio.Event()
         self._closed = False
+        self._overflowed = False
         self.delivered = 0
         self.dropped = 0
 
@@ -50,6 +77,8 @@ class Subscription:
     def pending(self) -> int:
         """Items waiting to be read."""
         return len(self._items)
+
+    # --- life ---------------------------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
         """Wait until the subscription is live.
@@ -59,6 +88,8 @@ class Subscription:
         """
         await self._hub.ready()
         self._hub.attach(self)
+        if self._labels is not None:
+            self._hub.labels.use(self._namespace, self._wake)
         return self
 
     async def __aexit__(
@@ -69,48 +100,123 @@ class Subscription:
     def close(self) -> None:
         """End the subscription: what is buffered can still be read, then the iteration ends."""
         self._hub.detach(self)
+        if self._labels is not None:
+            self._hub.labels.leave(self._wake)
         self._closed = True
-        self._wakeup.set()
+        self._wake()
+
+    # --- reading ------------------------------------------------------------------------------------------------------
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Event | Gap | Lagged:
+        """Return the next item.
+
+        Raises:
+            ResourceExhausted: The buffer was full, and the subscription was to end then.
+            StopAsyncIteration: The subscription, or the client, was closed.
+        """
         while True:
-            if self._missed:
-                missed, self._missed = self._missed, 0
+            item = self._next()
+            if item is not None:
                 self.delivered += 1
-                return Lagged(missed)
-            if self._items:
-                item = self._items.popleft()
-                self.delivered += 1
-                return item if isinstance(item, Event | Gap) else item.event
+                return item
+            if self._overflowed and not self._items:
+                self.close()
+                raise ResourceExhausted(
+                    f"the subscription ended because {self._capacity} events waited to be read; "
+                    f"{self._missed} events were missed"
+                )
             if self._closed:
                 raise StopAsyncIteration
-            self._wakeup = anyio.Event()
+            if self._wakeup.is_set():
+                self._wakeup = anyio.Event()
             await self._wakeup.wait()
 
-    def offer(self, item: EnvelopeView | Event) -> None:
-        """Take an event from the hub; it is dropped when it does not match, or an older one is when there is no room."""
+    def _next(self) -> Event | Gap | Lagged | None:
+        """Take the next item out of the buffer; None when there is none that can be delivered yet."""
+        if self._missed and not self._overflowed:
+            missed, self._missed = self._missed, 0
+            return Lagged(missed)
+        if self._missed_gap is not None:
+            gap, self._missed_gap = self._missed_gap, None
+            return gap
+        while self._items:
+            item, labels = self._items[0]
+            if labels is not None and not labels.settled and not self._closed:
+                return None
+            self._items.popleft()
+            if labels is None or self._selects(labels):
+                return item if isinstance(item, Event | Gap) else item.event
+        return None
+
+    # --- for the hub --------------------------------------------------------------------------------------------------
+
+    def offer(self, item: _Item) -> None:
+        """Take an event from the hub, if it matches."""
         if self._namespace is not None and item.namespace != self._namespace:
             return
         if self._filter is not None and not self._filter.matches(item):
             return
-        self._put(item)
+        if self._labels is None:
+            self._put(item)
+            return
+        container_id = _container_of(item)
+        if container_id is None:
+            return
+        labels = self._hub.labels.of(item.namespace, container_id)
+        if not labels.settled:
+            self._put(item, labels)
+        elif self._selects(labels):
+            self._put(item)
 
     def interrupt(self, gap: Gap) -> None:
         """Take the hub's word that events may have been missed."""
         self._put(gap)
 
-    def _put(self, item: EnvelopeView | Event | Gap) -> None:
-        if len(self._items) >= self._capacity:
-            self._items.popleft()
+    def _selects(self, labels: Labels) -> bool:
+        """Return whether a container with these labels is wanted; one whose labels can't be learnt may be."""
+        found = labels.labels
+        if found is None or self._labels is None:
+            return True
+        return all(found.get(name) == value for name, value in self._labels.items())
+
+    def _put(self, item: _Item | Gap, labels: Labels | None = None) -> None:
+        if self._overflowed or (len(self._items) >= self._capacity and self._overflow == "close"):
+            self._overflowed = True
+            self._miss(item)
+        else:
+            if len(self._items) >= self._capacity:
+                self._miss(self._items.popleft()[0])
+            self._items.append((item, labels))
+        self._wake()
+
+    def _miss(self, item: _Item | Gap) -> None:
+        if not isinstance(item, Gap):
             self._missed += 1
             self.dropped += 1
-        self._items.append(item)
+        elif self._missed_gap is None:
+            self._missed_gap = item
+        else:
+            self._missed_gap = replace(self._missed_gap, until=item.until, reason=item.reason)
+
+    def _wake(self) -> None:
         self._wakeup.set()
 
-    def check_open(self) -> None:
-        """Raise `Closed` when the subscription has ended."""
-        if self._closed:
-            raise Closed("the subscription is closed")
+
+def _checked(labels: Mapping[str, str]) -> dict[str, str]:
+    for name, value in labels.items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise InvalidArgument(f"label {name!r}: {value!r} is no text; give {{'name': 'value'}}")
+    return dict(labels)
+
+
+def _container_of(item: _Item) -> str | None:
+    """Return the id of the container an event is about; None for events about images, content and the like."""
+    if not item.topic.startswith(("/tasks/", "/containers/")):
+        return None
+    event = item if isinstance(item, Event) else item.event
+    if isinstance(event, ContainerCreate | ContainerUpdate | ContainerDelete):
+        return event.id
+    return getattr(event, "container_id", None)
