@@ -14,6 +14,7 @@ The order in which evidence arrives does not matter for this.
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -84,6 +85,8 @@ class _Life:
         early_ooms: OOM reports from before its start.
         running: Execs whose start was told and whose exit was not.
         foreign: The same for execs of others: their pids by id.
+        past_foreign: Id and pid of those whose exit was told last: events may come twice, or late.
+        restored: Whether it ran already when we began to look, and execs in it too, perhaps.
         held: What is still to be told.
         told: Whether anything was told.
     """
@@ -96,6 +99,8 @@ class _Life:
     early_ooms: int = 0
     running: dict[ProcessRecord, None] = field(default_factory=dict)
     foreign: dict[str, int] = field(default_factory=dict)
+    past_foreign: deque[tuple[str, int]] = field(default_factory=lambda: deque(maxlen=64))
+    restored: bool = False
     held: list[StateChange] = field(default_factory=list)
     told: bool = False
 
@@ -120,6 +125,7 @@ class StateReporter:
         if not incarnation.open or not incarnation.init.started:
             return []
         life = self._life(incarnation)
+        life.restored = True
         self._begin(life, "restore")
         life.running = dict.fromkeys(e for e in incarnation.execs.values() if e.started and e.exit is None)
         if incarnation.phase is Phase.PAUSED:
@@ -240,7 +246,7 @@ class StateReporter:
 
     def _foreign_started(self, event: TaskExecStarted) -> None:
         life = self._current(event)
-        if life is None or event.exec_id in life.foreign:
+        if life is None or (event.exec_id, event.pid) in [*life.foreign.items(), *life.past_foreign]:
             return
         ours = life.incarnation.execs.get(event.exec_id)
         if ours is None or ours.pid not in {None, event.pid}:
@@ -249,12 +255,15 @@ class StateReporter:
 
     def _foreign_exited(self, event: TaskExit) -> None:
         life = self._current(event)
-        if life is None:
+        if life is None or (event.id, event.pid) in life.past_foreign:
             return
         if life.foreign.get(event.id) == event.pid:
             del life.foreign[event.id]
         elif event.id in {"", event.container_id} or event.id in life.incarnation.execs:
             return
+        elif not life.restored:  # that it started was missed
+            self._tell_foreign(life, "start-process", event.id, event.pid)
+        life.past_foreign.append((event.id, event.pid))
         status = ExitStatus(event.exit_status, event.exited_at_ns, event.pid)
         self._tell_foreign(life, "exit-process", event.id, status)
 
@@ -284,15 +293,15 @@ class StateReporter:
         return out
 
     def _must_wait(self, life: _Life) -> bool:
-        """Return whether another life of the container is to end first: it will, for the daemon gave its name away."""
+        """Return whether another life of the container is to be told to its end first."""
         if life.told:
             return False
         if any(other.told for other in self._lives[life.incarnation.key]):
             return True
         former = life.incarnation.former
         while former is not None:
-            undecided = former.watched and former.init.exit is None
-            if undecided or self._find(former) is not None:
+            earlier = self._find(former)
+            if earlier is not None and earlier.started:
                 return True
             former = former.former
         return False
