@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import anyio
 
@@ -24,7 +24,7 @@ from containerd_aio.errors import ContainerdError
 from containerd_aio.events.model import ContainerCreate, ContainerDelete, ContainerUpdate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping
+    from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 
     from containerd_aio._transport.connections import Connections
     from containerd_aio.events.model import Event
@@ -176,7 +176,8 @@ class LabelCache:
         namespace, generation = job
         try:
             stub = ContainersStub(self._channel(namespace))
-            async with aclosing(stub.list_stream(ListContainersRequest())) as replies:
+            stream = cast("AsyncGenerator[Any]", stub.list_stream(ListContainersRequest()))
+            async with aclosing(stream) as replies:
                 async for reply in replies:
                     if generation != self._generation:
                         return

@@ -505,35 +505,27 @@ class StateWorld(World):
 
     def check(self) -> None:
         check_order(self.changes)
-        running = {
+        lives = defaultdict(list)
+        for change in self.changes:
+            lives[change.container_id, change.incarnation].append(change)
+        told = {(c, changes[0].pid): [d.state for d in changes] for (c, _), changes in lives.items()}
+        alive = {
             (t.container_id, t.init.pid) for t in self.daemon.tasks.values() if t.init.status == "running"
         }
-        told = {
-            (c.container_id, c.pid): [d.state for d in self.changes if d.incarnation == c.incarnation]
-            for c in self.changes
-            if c.state in {"start-container", "restore"}
-        }
-        for key in running:
+        for key in alive:
             assert key in told, f"nobody was told that {key} runs"
             assert "exit" not in told[key]
+        unended = {c for (c, _), changes in lives.items() if all(d.state != "exit" for d in changes)}
+        assert unended == {c for c, _ in alive}
+        assert len(self.reporter) == len(alive)
         for handle in self.handles:
-            status = handle.record.exit
-            if status is None or handle.record.exec_id:
-                continue
-            exits = [
-                c
-                for c in self.changes
-                if c.state == "exit" and c.incarnation == handle.record.incarnation.opened
-            ]
-            if handle.record.started:
-                assert len(exits) == 1, f"{handle.record}: {exits}"
-                assert exits[0].exit_status is not None
-                assert exits[0].exit_status.code == status.code
+            record = handle.record
+            if record.started and record.exit is not None and not record.exec_id:
+                key = record.incarnation.container_id, record.incarnation.opened
+                (exit_,) = [c for c in lives[key] if c.state == "exit"]
+                assert exit_.exit_status is not None
+                assert exit_.exit_status.code == record.exit.code
         assert sum(c.state == "oom" for c in self.changes) <= self.ooms
-        unended = {c.container_id for c in self.changes} - {
-            c.container_id for c in self.changes if c.state == "exit"
-        }
-        assert len(self.reporter) <= len(running) + len(unended)
 
 
 @settings(max_examples=1500, deadline=None)
