@@ -403,9 +403,10 @@ class FakeContainerd:
         """How many connections there are."""
         return self._server.connections
 
-    def drop_connections(self) -> None:
-        """Break every connection; new ones are accepted."""
+    async def drop_connections(self) -> None:
+        """Break every connection, and return when they are gone; new ones are accepted."""
         self._server.drop()
+        await self._server.dropped()
 
     def freeze(self) -> None:
         """Neither read nor write any more, as a daemon under SIGSTOP: connections stay, and new ones are not answered."""
