@@ -51,3 +51,11 @@ def init_of(event: TaskExit | TaskDelete, incarnations: Sequence[Incarnation]) -
 def doubtful(process: ProcessRecord, pid: int) -> bool:
     """Return whether an exit of `pid` that fits `process` may as well be a late copy of an earlier one's."""
     return process.pid != pid or pid in process.former_pids
+
+
+def is_copy(event: TaskExit, incarnation: Incarnation) -> bool:
+    """Return whether `event` is, to the nanosecond, the exit that ended `incarnation`."""
+    known = incarnation.init.accepted
+    if known is None or event.exited_at_ns is None or event.exited_at_ns != known.exited_at_ns:
+        return False
+    return (event.pid, event.exit_status) == (known.pid, known.code)

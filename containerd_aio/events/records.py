@@ -36,12 +36,14 @@ class Doubt:
         status: What the exit says.
         since: Moment it arrived.
         at: When it arrived, on the clock of the registry.
+        inherited: Whether it is rather that of an earlier incarnation with the same pid.
         denied: Whether the daemon has said since that the process runs.
     """
 
     status: ExitStatus
     since: int
     at: float
+    inherited: bool = False
     denied: bool = False
 
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from containerd_aio.events.attribution import doubtful, init_of, process_of
+from containerd_aio.events.attribution import doubtful, init_of, is_copy, process_of
 from containerd_aio.events.deadlines import Deadlines
 from containerd_aio.events.effects import Effect, PhaseChanged, Started, Synthesised
 from containerd_aio.events.exits import UNKNOWN_EXIT_STATUS, ExitStatus
@@ -109,11 +109,11 @@ class Registry:
         if incarnation is None or incarnation.opened <= as_of:
             incarnation = self._open(namespace, container_id, pid)
             if pid in incarnation.init.former_pids:
-                self._questions.ask(
-                    incarnation.init
-                )  # an exit since `as_of` may have been taken for the other's
-        elif not incarnation.open and not incarnation.announced:
-            incarnation = self._open_doubting(incarnation)
+                # An exit since `as_of` may have been taken for the other's.
+                self._questions.ask(incarnation.init)
+        elif not incarnation.open:
+            # It ended already, or the pid was another's since `as_of`.
+            incarnation = self._open_doubting(incarnation, inherited=False)
         # The daemon gave the name away again, so whatever had it is over, whether or not its exit was seen.
         self._others_gone(incarnation, as_of)
         self._take_handle(incarnation, as_of)
@@ -125,10 +125,12 @@ class Registry:
         incarnation = self._observe(state, as_of)
         lagging = state.exit is None and not incarnation.open and as_of >= incarnation.init.ended
         if 0 < incarnation.deleted <= as_of:
-            incarnation = self._open(*incarnation.key, state.pid)  # a new life under the same pid, never announced
+            # A new life under the same pid, that nobody announced.
+            incarnation = self._open(*incarnation.key, state.pid)
             self._questions.ask(incarnation.init)
         elif lagging:
-            incarnation = self._open_doubting(incarnation)  # the same, or the answer lags behind the exit
+            # The same, or the answer lags behind the exit.
+            incarnation = self._open_doubting(incarnation)
         self._take_handle(incarnation, as_of)
         return incarnation, self._turn.end()
 
@@ -140,7 +142,7 @@ class Registry:
         process = ProcessRecord(incarnation, exec_id, opened=self._turn.moment)
         former = incarnation.execs.get(exec_id)
         if former is not None:
-            process.former_pids = _with_former_pid(former)
+            process.former_pids = former.former_pids[-7:] + ((former.pid,) if former.pid is not None else ())
             process.former = former if former.accepted is None else None
             self._verdicts.gone(former)
         incarnation.execs[exec_id] = process
@@ -166,9 +168,7 @@ class Registry:
         self._questions.ask(process)
         return self._turn.end()
 
-    def exited(
-        self, process: ProcessRecord, status: ExitStatus, *, as_of: int, now: float
-    ) -> list[Effect]:
+    def exited(self, process: ProcessRecord, status: ExitStatus, *, as_of: int, now: float) -> list[Effect]:
         """Take an exit that the reply to a call sent at `as_of` carries.
 
         The calls are Tasks.Delete and Tasks.DeleteProcess, and Tasks.Wait, whose reply has no pid.
@@ -255,13 +255,14 @@ class Registry:
 
     def _create_event(self, event: TaskCreate) -> bool:
         known = self._memory.find(event.namespace, event.container_id, event.pid)
-        if known is not None and (known.open or not known.announced):
+        if known is not None and known.open:
             known.announced = True
             self._memory.promote(known)
             self._follow(known)
             return _news(known.init, event)
         if known is not None:
-            incarnation = self._open_doubting(known)  # the pid again, or only the event
+            # The pid again, or the event again, or its exit overtook it.
+            incarnation = self._open_doubting(known, inherited=known.announced)
         else:
             incarnation = self._open(event.namespace, event.container_id, event.pid)
         incarnation.announced = True
@@ -289,7 +290,8 @@ class Registry:
                 return
 
     def _exit_event(self, event: TaskExit) -> bool:
-        process = process_of(event, self._memory.all(event.namespace, event.container_id))
+        incarnations = self._memory.all(event.namespace, event.container_id)
+        process = process_of(event, incarnations)
         status = _status(event, "event")
         if process is None:
             if event.id in {"", event.container_id}:
@@ -299,7 +301,9 @@ class Registry:
         repeated = (
             "/tasks/exit" in process.told and process.accepted is not None and not process.accepted.unknown
         )
-        if process.accepted is None and doubtful(process, event.pid):
+        if process.accepted is None and any(is_copy(event, i) for i in incarnations):
+            self._verdicts.duplicates += 1
+        elif process.accepted is None and doubtful(process, event.pid):
             self._verdicts.doubt(process, status, delay=REPLY_GRACE if process.pid is None else 0.0)
         elif status.unknown:
             self._verdicts.fall_back(process, status, DELETE_GRACE)  # the shim may have told more
@@ -498,9 +502,9 @@ class Registry:
 
     def _open(self, namespace: str, container_id: str, pid: int, *, behind: bool = False) -> Incarnation:
         incarnation = Incarnation(namespace, container_id, pid, self._turn.moment)
-        latest = self._memory.latest(namespace, container_id)
-        if latest is not None:
-            incarnation.init.former_pids = _with_former_pid(latest.init)
+        formers = self._memory.all(namespace, container_id)
+        if formers:
+            incarnation.init.former_pids = tuple({i.pid for i in formers})
         self._memory.add(incarnation, behind=behind)
         return incarnation
 
@@ -509,11 +513,11 @@ class Registry:
         latest = self._memory.latest(namespace, container_id)
         return self._open(namespace, container_id, pid, behind=latest is not None and latest.open).init
 
-    def _open_doubting(self, known: Incarnation) -> Incarnation:
+    def _open_doubting(self, known: Incarnation, *, inherited: bool = True) -> Incarnation:
         """Open a life under the pid of one that ended, whose exit may be its own."""
         incarnation = self._open(*known.key, known.pid)
         if known.init.accepted is not None:
-            self._verdicts.doubt(incarnation.init, known.init.accepted)
+            self._verdicts.doubt(incarnation.init, known.init.accepted, inherited=inherited)
         return incarnation
 
     def _take_handle(self, incarnation: Incarnation, as_of: int) -> None:
@@ -560,12 +564,6 @@ class Registry:
 
 def _not_started(process: ProcessRecord) -> None:
     process.started = process.started or False
-
-
-def _with_former_pid(former: ProcessRecord) -> tuple[int, ...]:
-    """Return the pids that a successor of `former` may be mistaken by; only so many, as they are reused late."""
-    pids = former.former_pids if former.pid is None else (former.pid, *former.former_pids)
-    return pids[:8]
 
 
 def _status(event: TaskExit | TaskDelete, source: Literal["event", "task-delete"]) -> ExitStatus:

@@ -73,13 +73,15 @@ class Verdicts:
         if incarnation.watched:
             self._look_for_oom(process)
 
-    def doubt(self, process: ProcessRecord, status: ExitStatus, *, delay: float = 0.0) -> None:
+    def doubt(
+        self, process: ProcessRecord, status: ExitStatus, *, delay: float = 0.0, inherited: bool = False
+    ) -> None:
         """Keep an exit that may be another process's, and ask the daemon about `process`, after `delay` seconds."""
         if process.accepted is not None:
             self.duplicates += 1
             return
         if not status.unknown:  # it would add nothing to what the daemon answers
-            process.doubts += (Doubt(status, self._turn.moment, self._turn.now),)
+            process.doubts += (Doubt(status, self._turn.moment, self._turn.now, inherited),)
         self._questions.ask(process, delay=delay)
 
     def fall_back(self, process: ProcessRecord, status: ExitStatus, grace: float) -> None:
@@ -173,10 +175,13 @@ class Verdicts:
             return
         first, *others = suspects
         died = next((i for i in others if i.open or self._turn.now - i.closed_at <= LATE_OOM), None)
-        if died is None or not first.open:
+        if died is None:
             self._oom_killed(first)
+        elif first.deleted:
+            # A report comes after its TaskCreate; a reply may have told of a later life than the stream has reached.
+            self._oom_killed(first if first.announced else died)
         elif first.watched or died.watched:
-            # The report names only the container. The cgroup of the one that lives knows whether it is meant.
+            # The report names only the container. The cgroup of the latest knows whether it is meant.
             first.oom_contested = died
             self._ask_metrics(first)
         else:
@@ -286,11 +291,14 @@ def _never_ran(process: ProcessRecord, status: ExitStatus) -> bool:
 
 def _most_credible(process: ProcessRecord) -> ExitStatus | None:
     """Return the doubtful exit to believe now that the process is gone: the first that the daemon did not deny."""
-    doubts = process.doubts
-    if not process.started and process.exec_id:
-        doubts = tuple(d for d in doubts if d.status.pid not in process.former_pids)
-    undenied = [d.status for d in doubts if not d.denied] or [d.status for d in doubts[-1:]]
-    return next((s for s in undenied if s.source != "task-delete"), undenied[0] if undenied else None)
+    doubts = list(process.doubts)
+    if process.exec_id and not process.started:
+        doubts = [d for d in doubts if d.status.pid not in process.former_pids]
+    if not doubts:
+        return None
+    # The last resort, when all are denied, is the latest.
+    undenied = [d for d in doubts if not d.denied] or doubts[-1:]
+    return min(undenied, key=lambda d: (d.inherited, d.status.source == "task-delete")).status
 
 
 def _exit_event(process: ProcessRecord, status: ExitStatus) -> TaskExit:
