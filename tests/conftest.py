@@ -17,7 +17,7 @@ import socket
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -122,11 +122,18 @@ def ctr(ctr_binary: str, rootfs: str) -> Ctr:
 @pytest.fixture(scope="session")
 def daemon(containerd_binary: str) -> Iterator[Daemon]:
     """A daemon shared by all tests of one release line. Its attributes are for all, its methods for nobody."""
+    with shared_daemon(containerd_binary) as shared:
+        yield shared
+
+
+@contextmanager
+def shared_daemon(binary: str) -> Iterator[Daemon]:
+    """Run a daemon in a thread of its own."""
     from containerd_aio.daemon import Daemon
 
     name = f"{RUN}-shared-{secrets.token_hex(2)}"
     with start_blocking_portal() as portal:
-        shared = Daemon(f"/var/lib/{name}", f"/run/{name}", binary=containerd_binary, log_level="warn")
+        shared = Daemon(f"/var/lib/{name}", f"/run/{name}", binary=binary, log_level="warn")
         with portal.wrap_async_context_manager(shared):
             yield shared
 

@@ -45,6 +45,27 @@ def containerd_version(backend_name: str, request: pytest.FixtureRequest) -> str
     return line
 
 
+# The fixtures below bear the names of those in tests/conftest.py, and must not be those: pytest would keep their values
+# for the tests of other folders, where another release is asked for.
+
+
+@pytest.fixture(scope="session")
+def containerd_binary(containerd_version: str) -> str:
+    """Path of that line's containerd."""
+    return str(sys.modules["testbed"].listing()[containerd_version]["containerd"])
+
+
+@pytest.fixture(scope="session")
+def daemon(containerd_binary: str, request: pytest.FixtureRequest) -> Iterator[Daemon]:
+    """A daemon shared by all contract tests of one release line."""
+    with _parent(request).shared_daemon(containerd_binary) as shared:
+        yield shared
+
+
+def _parent(request: pytest.FixtureRequest) -> Any:
+    return request.config.pluginmanager.get_plugin(str(Path(__file__).parent.parent / "conftest.py"))
+
+
 @pytest.fixture(scope="session")
 def real_archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The image for the real daemons."""
@@ -64,7 +85,7 @@ def fake_archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def module_namespace(request: pytest.FixtureRequest) -> Iterator[str]:
     """A namespace of the real daemon for the tests of one module; emptied and removed afterwards."""
     daemon: Daemon = request.getfixturevalue("daemon")
-    parent: Any = request.config.pluginmanager.get_plugin(str(Path(__file__).parent.parent / "conftest.py"))
+    parent = _parent(request)
     name = f"{parent.RUN}-contract-{secrets.token_hex(2)}"
     yield name
     anyio.run(parent._remove_namespace, daemon.address, name)
