@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -26,7 +27,8 @@ from containerd_aio.errors import (
     Unavailable,
 )
 from containerd_aio.events.exits import ExitStatus
-from containerd_aio.events.records import Incarnation, ProcessRecord
+from containerd_aio.events.inquiry import task_state
+from containerd_aio.events.records import Incarnation, Phase, ProcessRecord
 from containerd_aio.oci import Process as OCIProcess
 from containerd_aio.oci import to_json
 from containerd_aio.process import Process, ProcessStatus
@@ -66,6 +68,7 @@ class Task(Process):
             Unknown: It does not run; the text is the runtime's.
         """
         await self._tasks.pause(PauseTaskRequest(container_id=self.container_id))
+        await self._confirm(Phase.PAUSED)
 
     async def resume(self) -> None:
         """Thaw what `pause` froze.
@@ -74,6 +77,21 @@ class Task(Process):
             Unknown: It is not paused; the text is the runtime's.
         """
         await self._tasks.resume(ResumeTaskRequest(container_id=self.container_id))
+        await self._confirm(Phase.RUNNING)
+
+    async def _confirm(self, phase: Phase) -> None:
+        """Ask for the state if the event that tells of it has not come yet: it may be lost.
+
+        A successful call alone is no evidence, as it says nothing of which life of the container it reached.
+        """
+        hub, incarnation = self._scope.core.hub, self.incarnation
+        if incarnation.phase is phase or not incarnation.open:
+            return
+        as_of = hub.registry.moment
+        with suppress(ContainerdError):
+            state = task_state(self._scope.namespace, await self._get(), "get")
+            if not state.unclear:
+                hub.tell(hub.registry.observed(state, as_of=as_of, now=anyio.current_time()))
 
     async def pids(self) -> list[int]:
         """Return the host pids of every process in the container."""

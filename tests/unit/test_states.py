@@ -243,8 +243,8 @@ def test_pause_and_resume_are_told_on_change_only() -> None:
     assert told.states == ["start-container", "pause", "resume", "pause", "exit"]
 
 
-def test_e33_s45_a_pause_whose_event_is_lost_is_told_by_the_reply() -> None:
-    """What `Task.pause` gives to the registry when the call has succeeded."""
+def test_e33_s45_a_pause_whose_event_is_lost_is_told_by_an_answer() -> None:
+    """`Task.pause` asks when its call has succeeded and the event has not come."""
     told = Told().take(created(), started())
     as_of = told.registry.moment
     state = TaskState("ns", "c", 10, Phase.PAUSED, None, 0)
@@ -254,10 +254,10 @@ def test_e33_s45_a_pause_whose_event_is_lost_is_told_by_the_reply() -> None:
     assert told.states == ["start-container", "pause"]
 
 
-def test_e33_a_reply_that_is_overtaken_by_the_next_event_changes_nothing() -> None:
+def test_e33_an_answer_that_is_overtaken_by_the_next_event_changes_nothing() -> None:
     told = Told().take(created(), started())
     as_of = told.registry.moment
-    told.take(paused(), resumed())  # somebody else's resume came before the reply to our pause
+    told.take(paused(), resumed())  # somebody else's resume came before the answer
     state = TaskState("ns", "c", 10, Phase.PAUSED, None, 0)
     told.carry_out(told.registry.observed(state, as_of=as_of, now=told.now))
     assert told.states == ["start-container", "pause", "resume"]
