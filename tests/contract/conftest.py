@@ -82,9 +82,8 @@ def fake_archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def module_namespace(request: pytest.FixtureRequest) -> Iterator[str]:
+def module_namespace(daemon: Daemon, request: pytest.FixtureRequest) -> Iterator[str]:
     """A namespace of the real daemon for the tests of one module; emptied and removed afterwards."""
-    daemon: Daemon = request.getfixturevalue("daemon")
     parent = _parent(request)
     name = f"{parent.RUN}-contract-{secrets.token_hex(2)}"
     yield name
@@ -95,18 +94,14 @@ def module_namespace(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def real_place(backend_name: str, request: pytest.FixtureRequest) -> tuple[str, str]:
+def real_place(daemon: Daemon, module_namespace: str, real_archive: Path) -> tuple[str, str]:
     """Address of the real daemon, and a namespace with the image for the tests of one module."""
-    daemon: Daemon = request.getfixturevalue("daemon")
-    archive: Path = request.getfixturevalue("real_archive")
-    namespace: str = request.getfixturevalue("module_namespace")
-
     async def prepare() -> None:
-        async with Client(daemon.address, namespace=namespace) as client:
-            await client.import_images(archive, unpack=True)
+        async with Client(daemon.address, namespace=module_namespace) as client:
+            await client.import_images(real_archive, unpack=True)
 
     anyio.run(prepare)
-    return daemon.address, namespace
+    return daemon.address, module_namespace
 
 
 @pytest.fixture

@@ -189,6 +189,7 @@ async def test_a_shim_killed_after_the_exit_tells_another(backend: Backend) -> N
         shim = None if backend.fake else Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]
         await task.start()
         assert await backend.wait(name) == 5
+        await recorder.until_topic("/tasks/exit")  # else the shim may be killed before it has told
         if shim is None:
             _kill_shim(backend, name, pid)
         else:
