@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import anyio
+import anyio.lowlevel
 from anyio.abc import SocketStream
 
 from containerd_aio._supervisor import Supervisor
@@ -56,6 +57,7 @@ class ProxiedConnection:
         self._own = _Weather()
         self._changed = anyio.Event()
         self._cut = anyio.CancelScope()
+        self._closed = anyio.Event()
 
     def __repr__(self) -> str:
         state = "open" if self.open else "closed"
@@ -63,9 +65,12 @@ class ProxiedConnection:
 
     # --- faults -------------------------------------------------------------------------------------------------------
 
-    def cut(self) -> None:
-        """Break it, on both sides at once."""
+    async def cut(self) -> None:
+        """Break it, on both sides at once, and return when that is done."""
         self._cut.cancel()
+        await self._closed.wait()
+        for _ in range(2):  # a client in this loop may notice it now
+            await anyio.lowlevel.checkpoint()
 
     def freeze(self) -> None:
         """Let nothing through any more, without a word to either side."""
@@ -109,6 +114,7 @@ class ProxiedConnection:
             with anyio.CancelScope(shield=True):
                 await self._client.aclose()
                 await self._server.aclose()
+            self._closed.set()
 
     def _count_sent(self, size: int) -> None:
         self.sent += size
@@ -127,7 +133,7 @@ class ProxiedConnection:
             with suppress(OSError, anyio.BrokenResourceError, anyio.ClosedResourceError):
                 await target.send_eof()
         except (OSError, anyio.BrokenResourceError, anyio.ClosedResourceError):
-            self.cut()  # a lost side loses the other
+            self._cut.cancel()  # a lost side loses the other
 
     async def _pass(self, data: bytes, target: SocketStream) -> None:
         delay = self._own.delay or self._common.delay
@@ -157,7 +163,7 @@ class FaultProxy:
 
         async with FaultProxy(daemon.address) as proxy, Client(proxy.address) as client:
             ...
-            proxy.cut()
+            await proxy.cut()
 
     Every fault may also be had for a single one of the `connections`.
 
@@ -254,10 +260,10 @@ class FaultProxy:
 
     # --- faults -------------------------------------------------------------------------------------------------------
 
-    def cut(self) -> None:
-        """Break every connection; new ones are let through."""
+    async def cut(self) -> None:
+        """Break every connection, and return when that is done; new ones are let through."""
         for connection in list(self.connections):
-            connection.cut()
+            await connection.cut()
 
     def refuse(self, refusing: bool = True) -> None:
         """Break new connections at once; ``refuse(False)`` ends it."""

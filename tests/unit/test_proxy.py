@@ -77,12 +77,12 @@ async def test_it_passes_on_and_counts(echo: str) -> None:
 async def test_cut(echo: str) -> None:
     async with FaultProxy(echo) as proxy, _connected(proxy) as one, _connected(proxy) as two:
         first, second = proxy.connections
-        first.cut()
+        await first.cut()
         with pytest.raises((anyio.EndOfStream, anyio.BrokenResourceError)):
             await one.receive()
         assert proxy.connections == [second]
         assert not first.open
-        proxy.cut()
+        await proxy.cut()
         with pytest.raises((anyio.EndOfStream, anyio.BrokenResourceError)):
             await two.receive()
         async with _connected(proxy):
@@ -185,7 +185,7 @@ async def test_in_front_of_a_daemon(tmp_path: Path) -> None:
                     pass
             proxy.thaw()
             await client.version()
-            proxy.cut()
+            await proxy.cut()
             with anyio.fail_after(10):
                 while not isinstance(await anext(events), Gap):
                     pass
