@@ -1,7 +1,7 @@
 """Messages to bytes and back, by functions compiled once per message class.
 
 betterproto2 interprets its metadata field by field; here the same metadata is turned into straight-line Python the
-first time a class is met, which is about nine times faster (benchmarks/codec.py). The classes, their meaning and the
+first time a class is met, which is about nine times faster (benchmarks/bench_decode.py). The classes, their meaning and the
 bytes are unchanged; a class with a kind of field that is not handled below goes through betterproto2 itself.
 """
 
