@@ -139,6 +139,7 @@ class ContainersService(ContainersBase):
         if self._store.look(namespace).containers.pop(message.id, None) is None:
             raise refuse(Status.NOT_FOUND, f"container {message.id}")
         self._world.exchange.publish(namespace, "/containers/delete", ContainerDelete(id=message.id))
+        self._world.collector.deleted(self._world)
         return Empty()
 
 

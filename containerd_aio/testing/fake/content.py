@@ -152,6 +152,7 @@ class ContentService(ContentBase):
         del self._store.change(namespace).blobs[message.digest]
         self._store.drop_unreferenced_data()
         self._world.exchange.publish(namespace, "/content/delete", ContentDelete(digest=message.digest))
+        self._world.collector.deleted(self._world)
         return Empty()
 
     async def read(self, message: ReadContentRequest) -> AsyncIterator[ReadContentResponse]:

@@ -13,6 +13,7 @@ from containerd_aio._supervisor import Supervisor
 from containerd_aio.errors import Closed, FailedPrecondition, InvalidArgument
 from containerd_aio.testing.fake import event_faults
 from containerd_aio.testing.fake.clock import Clock
+from containerd_aio.testing.fake.collector import Collector
 from containerd_aio.testing.fake.containers import ContainersService
 from containerd_aio.testing.fake.content import ContentService
 from containerd_aio.testing.fake.diff import DiffService
@@ -119,7 +120,7 @@ class FakeContainerd:
         try:
             await supervisor.start(f"fake containerd {path}")
             clock = Clock()
-            self._world = World(self._release, clock, Store(), Exchange(clock), root)
+            self._world = World(self._release, clock, Store(), Exchange(clock), root, Collector())
             self._runtime = Runtime(self._world, supervisor.task_group, alive=lambda: self._server.listening)
             self._runtime.scripts.default = self._default
             self._server = Server(path, self._services(), lambda: self._faults)
@@ -156,6 +157,7 @@ class FakeContainerd:
         """End every connection and process; nothing is left on the disk."""
         assert self._supervisor is not None
         with anyio.CancelScope(shield=True):
+            self._world.collector.stop()
             self._runtime.close()
             await self._server.close()
             await self._close(self._supervisor)

@@ -117,6 +117,10 @@ class ImagesService(ImagesBase):
                 raise refuse(Status.NOT_FOUND, text)
         del self._store.change(namespace).images[message.name]
         self._world.exchange.publish(namespace, "/images/delete", ImageDelete(name=message.name))
+        if message.sync:
+            self._world.collector.collect(self._world)
+        else:
+            self._world.collector.deleted(self._world)
         return Empty()
 
 

@@ -64,6 +64,10 @@ class LeasesService(LeasesBase):
         """Delete a lease."""
         if self._store.look(required_namespace()).leases.pop(message.id, None) is None:
             raise refuse(Status.NOT_FOUND, f'lease "{message.id}"')
+        if message.sync:
+            self._world.collector.collect(self._world)
+        else:
+            self._world.collector.deleted(self._world)
         return Empty()
 
     async def list(self, message: ListRequest) -> ListResponse:

@@ -196,6 +196,7 @@ class SnapshotsService(SnapshotsBase):
         del snapshots[message.key]
         shutil.rmtree(found.path.parent, ignore_errors=True)
         self._publish("/snapshot/remove", SnapshotRemove(key=message.key), message.snapshotter)
+        self._world.collector.deleted(self._world)
         return Empty()
 
     async def stat(self, message: StatSnapshotRequest) -> StatSnapshotResponse:

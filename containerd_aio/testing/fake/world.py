@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from containerd_aio.testing.fake.clock import Clock
+    from containerd_aio.testing.fake.collector import Collector
     from containerd_aio.testing.fake.exchange import Exchange
     from containerd_aio.testing.fake.releases import Release
     from containerd_aio.testing.fake.store import Store
@@ -24,6 +25,7 @@ class World:
         store: The records.
         exchange: The events.
         root: Directory for snapshots and bundles.
+        collector: The garbage collector.
     """
 
     release: Release
@@ -31,3 +33,4 @@ class World:
     store: Store
     exchange: Exchange
     root: Path
+    collector: Collector
