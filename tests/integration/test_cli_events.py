@@ -79,7 +79,8 @@ async def test_events_of_a_life(client: Client) -> None:
             if event["topic"] == "/tasks/exit":
                 assert event["event"]["container_id"] == "life"
                 assert event["event"]["exit_status"] == 7
-        wanted = ["/containers/create", "/tasks/create", "/tasks/start", "/tasks/exit", "/tasks/delete"]
+        # Not "/tasks/delete": a shim of 2.1 now and then ends before it has sent it.
+        wanted = ["/containers/create", "/tasks/create", "/tasks/start", "/tasks/exit"]
         assert [topic for topic in topics if topic in wanted] == wanted
         line = await for_people.line("/tasks/exit")
         assert f" {client.namespace} " in line

@@ -61,15 +61,12 @@ async def test_a_whole_life(client: Client) -> None:
                 assert task.captured is not None
                 assert (task.captured.stdout, task.captured.stderr) == (b"out\n", b"err\n")
         topics = []
-        with anyio.fail_after(10):  # the last may still be inside the shim when delete() has returned
-            while "/tasks/delete" not in topics:
+        with anyio.fail_after(10):
+            while "/containers/delete" not in topics:
                 topics.append((await anext(events)).topic)  # type: ignore[union-attr]
-    assert [t for t in topics if t.startswith("/tasks/")] == [
-        "/tasks/create",
-        "/tasks/start",
-        "/tasks/exit",
-        "/tasks/delete",
-    ]
+    # "/tasks/delete" may come later still, or never: a shim of 2.1 now and then ends before it has sent it.
+    of_the_task = [t for t in topics if t.startswith("/tasks/") and t != "/tasks/delete"]
+    assert of_the_task == ["/tasks/create", "/tasks/start", "/tasks/exit"]
     assert await client.containers() == []
     with pytest.raises(NotFound):
         await client.container("life")
