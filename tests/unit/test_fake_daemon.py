@@ -103,7 +103,7 @@ async def test_a_program_of_ones_own() -> None:
             await process.write(data.upper())
         return 5
 
-    spec = {"process": {"args": ["greet", "hello"], "env": ["GREETING=dear"], "cwd": "/"}}
+    spec: Any = {"process": {"args": ["greet", "hello"], "env": ["GREETING=dear"], "cwd": "/"}}
     async with world() as w:
         w.fake.program("greet", program)
         container = await w.client.new_container("c1", spec=spec)
@@ -162,7 +162,8 @@ async def test_who_decides_over_a_process() -> None:
         fake.program("tool", Fate(exit_code=3))
 
         async def code(name: str, *args: str) -> int:
-            container = await client.new_container(name, spec={"process": {"args": list(args), "cwd": "/"}})
+            spec: Any = {"process": {"args": list(args), "cwd": "/"}}
+            container = await client.new_container(name, spec=spec)
             task = await container.new_task()
             await task.start()
             return (await task.wait(timeout=10)).code

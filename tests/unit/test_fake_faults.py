@@ -138,7 +138,8 @@ async def test_a_refusal_may_be_held_as_well() -> None:
 
 async def _topics(w: Any, events: Any) -> list[str]:
     await w.client.publish("/end")
-    return [item.topic for item in (await until(events, lambda item: item.topic == "/end"))[:-1]]
+    seen = await until(events, lambda item: getattr(item, "topic", "") == "/end")
+    return [item.topic for item in seen[:-1]]
 
 
 async def test_events_are_lost_doubled_and_reordered() -> None:

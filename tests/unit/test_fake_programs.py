@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from containerd_aio import InvalidArgument
@@ -100,9 +102,8 @@ def test_sleep(words: str, seconds: float) -> None:
 @looptime
 async def test_a_trap_in_a_container() -> None:
     async with world() as w:
-        container = await w.client.new_container(
-            "c1", spec={"process": {"args": ["sh", "-c", _TRAP], "cwd": "/"}}
-        )
+        spec: Any = {"process": {"args": ["sh", "-c", _TRAP], "cwd": "/"}}
+        container = await w.client.new_container("c1", spec=spec)
         task = await container.new_task()
         await task.start()
         await w.client.barrier()

@@ -47,7 +47,7 @@ async def _connected(proxy: FaultProxy) -> AsyncIterator[anyio.abc.SocketStream]
 
 
 async def _silent(stream: anyio.abc.SocketStream) -> bool:
-    """Whether nothing comes, while whole rounds through another connection are made."""
+    """Whether nothing comes for a moment: there is no evidence of what does not happen."""
     with anyio.move_on_after(0.05):
         await stream.receive()
         return False
