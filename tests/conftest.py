@@ -13,6 +13,7 @@ import importlib.util
 import inspect
 import os
 import secrets
+import signal
 import socket
 import sys
 import threading
