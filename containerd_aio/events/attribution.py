@@ -30,6 +30,7 @@ def process_of(event: TaskExit, incarnations: Sequence[Incarnation]) -> ProcessR
         init = init_of(event, incarnations)
         if init is not None:
             return init
+        execs = [e for e in execs if e.incarnation.open]  # it may be a later init process, not heard of yet
     return next((e for e in execs if e.pid is None and e.accepted is None), None)
 
 

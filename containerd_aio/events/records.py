@@ -113,7 +113,7 @@ class Incarnation:
         phase: How far it has come.
         phase_since: Moment the phase was learnt.
         watched: Whether somebody holds a handle; only then are RPCs spent on OOM questions and exits decided.
-        announced: Whether its TaskCreate was seen.
+        announced: Whether its TaskCreate was seen, or can't come any more: its TaskDelete was.
         deleted: Moment its deletion was learnt; 0 before that.
         closed_at: When its exit was accepted, on the clock of the registry.
         oom: Whether an OOM kill in it was reported or found.

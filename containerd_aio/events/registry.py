@@ -255,14 +255,13 @@ class Registry:
 
     def _create_event(self, event: TaskCreate) -> bool:
         known = self._memory.find(event.namespace, event.container_id, event.pid)
-        if known is not None and known.open:
+        if known is not None and (known.open or not known.announced):
             known.announced = True
             self._memory.promote(known)
             self._follow(known)
             return _news(known.init, event)
         if known is not None:
-            # The pid again, or the event again, or its exit overtook it.
-            incarnation = self._open_doubting(known, inherited=known.announced)
+            incarnation = self._open_doubting(known)  # the pid again, or only the event
         else:
             incarnation = self._open(event.namespace, event.container_id, event.pid)
         incarnation.announced = True
@@ -317,6 +316,7 @@ class Registry:
         init = init_of(event, self._memory.all(event.namespace, event.container_id))
         if init is None:
             init = self._open_past(event.namespace, event.container_id, event.pid)
+        init.incarnation.announced = True
         if init.accepted is None and doubtful(init, event.pid):
             self._verdicts.doubt(init, _status(event, "task-delete"))
         else:
