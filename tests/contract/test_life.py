@@ -8,7 +8,7 @@ from contextlib import suppress
 import anyio
 import pytest
 
-from containerd_aio import NotFound
+from containerd_aio import NotFound, stdio
 from containerd_aio.api.containerd.services.containers.v1 import Container as RawContainer
 from containerd_aio.api.containerd.services.containers.v1 import (
     ContainerRuntime,
@@ -295,13 +295,17 @@ async def test_a_created_task_may_be_killed(backend: Backend) -> None:
 
 
 async def test_signals(backend: Backend) -> None:
-    async with backend.running() as (name, _):
-        # Init has no handler: the kernel drops everything but SIGKILL.
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGWINCH):
-            await backend.tasks.kill(KillRequest(container_id=name, signal=number))
-        assert (await backend.get(name)).status == Status.RUNNING
-        await backend.tasks.kill(KillRequest(container_id=name, signal=9))
-        assert await backend.wait(name) == 137
+    async with backend.container("sh", "-c", "echo ready; sleep 1000") as container:
+        async with await container.new_task(io=stdio.pipes()) as task:
+            await task.start()
+            assert task.stdout is not None
+            assert await task.stdout.receive() == b"ready\n"  # until then it is runc that gets the signals
+            # Init has no handler: the kernel drops everything but SIGKILL.
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGWINCH):
+                await backend.tasks.kill(KillRequest(container_id=container.id, signal=number))
+            assert (await backend.get(container.id)).status == Status.RUNNING
+            await backend.tasks.kill(KillRequest(container_id=container.id, signal=9))
+            assert await backend.wait(container.id) == 137
 
 
 async def test_a_signal_with_a_handler(backend: Backend) -> None:
