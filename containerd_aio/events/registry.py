@@ -449,9 +449,21 @@ class Registry:
     def _found_exit(self, process: ProcessRecord, state: TaskState, *, tell: bool) -> None:
         assert state.exit is not None
         if tell:
+            if not process.exec_id and not process.started:
+                self._start_missed(process, state)
             process.told |= {"/tasks/exit"}
             self._turn.effects.append(Synthesised(state.exit_event()))
         self._verdicts.accept(process, state.exit)
+
+    def _start_missed(self, process: ProcessRecord, state: TaskState) -> None:
+        """Take it that a task that is found stopped after a break had been started, unseen."""
+        process.started = True
+        start = state.appeared()[-1]
+        if start.topic not in process.told:
+            process.told |= {start.topic}
+            self._turn.effects.append(Synthesised(start))
+        if process.incarnation.watched:
+            self._turn.effects.append(Started(process))
 
     def _found_alive(self, incarnation: Incarnation, state: TaskState, as_of: int, *, tell: bool) -> None:
         self._verdicts.lives(incarnation.init, as_of)
@@ -532,10 +544,10 @@ class Registry:
 
     def _init_started(self, incarnation: Incarnation) -> None:
         process = incarnation.init
-        if process.started or not incarnation.open:
+        if process.started or process.exit is not None:
             return
         process.started = True
-        if incarnation.phase is Phase.CREATED:  # or its pause was heard of first
+        if incarnation.open and incarnation.phase is Phase.CREATED:  # or its pause was heard of first
             incarnation.phase, incarnation.phase_since = Phase.RUNNING, self._turn.moment
         if incarnation.watched:
             self._turn.effects.append(Started(process))
