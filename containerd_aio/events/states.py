@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Literal
 
 from containerd_aio.events.effects import Decided, OOMKilled, PhaseChanged, Started
 from containerd_aio.events.exits import UNKNOWN_EXIT_STATUS, ExitStatus
-from containerd_aio.events.model import Event, TaskExecStarted, TaskExit
+from containerd_aio.events.model import Event, TaskExecStarted, TaskExit, TaskStart
 from containerd_aio.events.records import Incarnation, Phase
 
 if TYPE_CHECKING:
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
     from containerd_aio.events.effects import Effect
     from containerd_aio.events.records import ProcessRecord
+
+# Lives that ended without a start, whose start may still come: events are not always sent in order.
+REMEMBER_UNSTARTED = 256
 
 State = Literal[
     "start-container", "restore", "pause", "resume", "oom", "start-process", "exit-process", "exit"
@@ -108,13 +111,14 @@ class _Life:
 class StateReporter:
     """Turns effects of the registry and events of the daemon into changes of state.
 
-    What it keeps is only of lives that have not ended.
+    What it keeps is of lives that have not ended, and of the latest that ended without having been started.
     """
 
     def __init__(self) -> None:
         self._lives: dict[tuple[str, str], list[_Life]] = {}
         self._late: list[StateChange] = []
         self._deciding: set[ProcessRecord] = set()
+        self._unstarted: dict[tuple[str, str, int | None], _Life] = {}
 
     def __len__(self) -> int:
         """Return of how many containers something is kept."""
@@ -163,8 +167,13 @@ class StateReporter:
         return self._release(process.incarnation.key)
 
     def event(self, event: Event) -> list[StateChange]:
-        """Return the changes that follow from an event about an exec that is not ours, after the registry took it."""
+        """Return the changes that follow from an event itself, after the registry took it.
+
+        They are those of execs that nobody here holds a handle on, and of a start that comes after the exit.
+        """
         match event:
+            case TaskStart(container_id=container_id):
+                self._start_came_last(event)
             case TaskExecStarted(container_id=container_id):
                 self._foreign_started(event)
             case TaskExit(container_id=container_id):
@@ -195,7 +204,8 @@ class StateReporter:
         if life is None and self._was_decided(incarnation.init):
             if _ran(incarnation.init):
                 self._late.append(_change("oom", incarnation))
-            return
+                return
+            life = self._unstarted.get((*incarnation.key, incarnation.pid))
         life = life or self._life(incarnation)
         if life.started:
             self._tell(life, "oom")
@@ -210,6 +220,18 @@ class StateReporter:
             self._close_if_complete(life)
         else:
             self._remove(life)
+            self._unstarted[*init.incarnation.key, init.pid] = life
+            if len(self._unstarted) > REMEMBER_UNSTARTED:
+                del self._unstarted[next(iter(self._unstarted))]
+
+    def _start_came_last(self, event: TaskStart) -> None:
+        """Tell of a life that had ended before its start was heard of."""
+        life = self._unstarted.pop((event.namespace, event.container_id, event.pid), None)
+        if life is not None and life.incarnation.init.started is not None:
+            self._lives.setdefault(life.incarnation.key, []).append(life)
+            self._begin(life)
+            life.ended = True
+            self._close_if_complete(life)
 
     def _close_if_complete(self, life: _Life) -> None:
         """Tell the exit, once it is decided how the execs ended: the registry gives them a second."""
@@ -336,11 +358,12 @@ class StateReporter:
 
 
 def _ran(process: ProcessRecord) -> bool:
-    """Return whether a process whose exit is decided had been started, though nobody may have said so.
+    """Return whether a process whose exit is decided had been started, though it may not have been told.
 
-    None in `started` means that its start was refused, or never answered, and that it was not seen running since.
+    None in `started` means that its start was refused, or never answered, and that it was not seen running since. A task
+    that is killed before its start has a time of exit, too; an exec can't be killed then.
     """
-    if process.started is not False:
+    if process.started is not False or not process.exec_id:
         return bool(process.started)
     return process.exit is not None and process.exit.exited_at_ns is not None
 

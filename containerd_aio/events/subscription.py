@@ -75,7 +75,7 @@ class Subscription:
 
     @property
     def pending(self) -> int:
-        """Items waiting to be read."""
+        """Items waiting to be read; with labels, some may turn out not to be selected."""
         return len(self._items)
 
     # --- life ---------------------------------------------------------------------------------------------------------
