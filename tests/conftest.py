@@ -31,9 +31,10 @@ if TYPE_CHECKING:
     from containerd_aio.daemon import Daemon
     from tests.integration.daemon_view import Ctr
 
-# A shell that runs us in the background has SIGINT ignored, and our children would inherit that: Ctrl-C is tested here.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A shell that runs us in the background has these ignored, and our children would inherit that: they are tested here.
+for _signum, _usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGQUIT, signal.SIG_DFL)):
+    if signal.getsignal(_signum) is signal.SIG_IGN:
+        signal.signal(_signum, _usual)
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 #: Marks everything that this test run makes, to tell it from what others make on the same machine.
