@@ -96,6 +96,7 @@ def module_namespace(daemon: Daemon, request: pytest.FixtureRequest) -> Iterator
 @pytest.fixture(scope="module")
 def real_place(daemon: Daemon, module_namespace: str, real_archive: Path) -> tuple[str, str]:
     """Address of the real daemon, and a namespace with the image for the tests of one module."""
+
     async def prepare() -> None:
         async with Client(daemon.address, namespace=module_namespace) as client:
             await client.import_images(real_archive, unpack=True)

@@ -198,7 +198,11 @@ class TrueDaemon:
 
     def _delete_event(self, task: TrueTask, code: int, pid: int | None = None) -> None:
         init = task.init
-        fields = {"pid": init.pid if pid is None else pid, "exit_status": code, "exited_at_ns": init.exited_at_ns}
+        fields = {
+            "pid": init.pid if pid is None else pid,
+            "exit_status": code,
+            "exited_at_ns": init.exited_at_ns,
+        }
         self.publish(event(TaskDelete, init.container_id, **fields), init)
 
     def delete(self, container_id: str, exec_id: str = "") -> tuple[TrueProcess, ExitStatus]:
@@ -329,7 +333,9 @@ class Handle:
         if status.unknown:
             assert status.code == 255
             assert not self.said_then, f"{self.record}: unknown, though {self.said_then} was said of {truth}"
-        elif truth.exited_at_ns is None or truth.pid == 0:  # deleted, or its container died, before it was started
+        elif (
+            truth.exited_at_ns is None or truth.pid == 0
+        ):  # deleted, or its container died, before it was started
             assert status.code == 137, f"{self.record} never ran, but {status}"
         elif truth.code in self.said_then[:1]:
             assert status.code == truth.code, f"{self.record} has another code than {truth}"
@@ -442,7 +448,9 @@ class World:
             lives = self.registry.incarnations(NAMESPACE, published.container_id)
             heard_of = about.pid in {i.pid for i in lives}
             recent = [i for i in lives if i.open or self.now - i.closed_at <= LATE_OOM]
-            clear = len(recent) <= 2 and any(i.watched for i in recent) and not any(i.deleted for i in recent[:1])
+            clear = (
+                len(recent) <= 2 and any(i.watched for i in recent) and not any(i.deleted for i in recent[:1])
+            )
             self.guessed = self.guessed or not (heard_of and clear)
         effects, _ = self.registry.event(published, self.now)
         self.carry_out(effects)
@@ -501,7 +509,9 @@ class World:
         for task in self.daemon.tasks.values():
             shim = self.pick(16)
             if shim == 14:  # the shim does not answer
-                states.append(Said(TaskState(NAMESPACE, task.container_id, 0, None, None, 0), task.init, task))
+                states.append(
+                    Said(TaskState(NAMESPACE, task.container_id, 0, None, None, 0), task.init, task)
+                )
             elif shim != 15:  # the same, and the listing leaves the task out
                 states.append(self.daemon.say(task.init, task, "list"))
         return states
@@ -558,7 +568,13 @@ class World:
         def reply(said: Any) -> None:
             self.note("ANSWER", record, said)
             self.hear(said)
-            answer = said.state if isinstance(said, Said) else "missing" if isinstance(said, Refused) else "unclear"
+            answer = (
+                said.state
+                if isinstance(said, Said)
+                else "missing"
+                if isinstance(said, Refused)
+                else "unclear"
+            )
             self.carry_out(self.registry.answered(record, answer, as_of=as_of, now=self.now))
 
         self.call(lambda: self.daemon.get(container_id, exec_id), reply)
