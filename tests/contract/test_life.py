@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import signal
-from contextlib import suppress
 
 import anyio
 import pytest
 
-from containerd_aio import NotFound, stdio
+from containerd_aio import stdio
 from containerd_aio.api.containerd.services.containers.v1 import Container as RawContainer
 from containerd_aio.api.containerd.services.containers.v1 import (
     ContainerRuntime,
@@ -47,7 +46,7 @@ BAD_SIGNAL = (
     "unknown error after kill: runc did not terminate successfully: exit status 1: "
     "unable to signal init: invalid argument\n"
 )
-TRAP = "trap 'exit 3' TERM; while :; do sleep 0.02; done"
+TRAP = "trap 'exit 3' TERM; echo ready; while :; do sleep 0.02; done"
 
 
 async def test_a_whole_life(backend: Backend) -> None:
@@ -308,19 +307,13 @@ async def test_signals(backend: Backend) -> None:
 
 
 async def test_a_signal_with_a_handler(backend: Backend) -> None:
-    async with backend.running("sh", "-c", TRAP) as (name, _):
-        # The shell may not have come to its trap yet, and a signal before it is lost.
-        async with anyio.create_task_group() as group:
-
-            async def kill() -> None:
-                with suppress(NotFound):  # it has ended
-                    while True:
-                        await backend.tasks.kill(KillRequest(container_id=name, signal=signal.SIGTERM))
-                        await _until_waited_for(backend)
-
-            group.start_soon(kill)
-            assert await backend.wait(name) == 3
-            group.cancel_scope.cancel()
+    async with backend.container("sh", "-c", TRAP) as container:
+        async with await container.new_task(io=stdio.pipes()) as task:
+            await task.start()
+            assert task.stdout is not None
+            assert await task.stdout.receive() == b"ready\n"
+            await backend.tasks.kill(KillRequest(container_id=container.id, signal=signal.SIGTERM))
+            assert await backend.wait(container.id) == 3
 
 
 async def test_kill_all(backend: Backend) -> None:
