@@ -105,8 +105,15 @@ class Registry:
     ) -> tuple[Incarnation, list[Effect]]:
         """Take the reply to our Tasks.Create, which was sent at `as_of`."""
         self._turn.begin(now)
-        incarnation = self._memory.find(namespace, container_id, pid)
-        if incarnation is None or incarnation.opened <= as_of:
+        incarnation = next(
+            (
+                i
+                for i in reversed(self.incarnations(namespace, container_id))
+                if i.pid == pid and i.opened > as_of
+            ),
+            None,
+        )
+        if incarnation is None:
             incarnation = self._open(namespace, container_id, pid)
             if pid in incarnation.init.former_pids:
                 # An exit since `as_of` may have been taken for the other's.
@@ -187,15 +194,21 @@ class Registry:
     def _reached(self, process: ProcessRecord, status: ExitStatus, as_of: int) -> ProcessRecord:
         """Return whom a call about `process` reached: the name may have gone to another since."""
         incarnation = process.incarnation
-        if status.source != "delete" or status.pid == process.pid:
+        if status.source != "delete":
             return process
         if process.exec_id:
             heir = incarnation.execs.get(process.exec_id, process)
             return heir if heir.opened <= as_of and heir.pid in {None, status.pid} else process
         if status.pid == 0:
             return process
-        other = self._memory.find(*incarnation.key, status.pid)
-        return other.init if other is not None else self._open_past(*incarnation.key, status.pid)
+        # Not one whose deletion was known when the call was sent; rather one that was there then than a later one.
+        named = [i for i in self._memory.all(*incarnation.key) if i.pid == status.pid]
+        possible = [i for i in named if not 0 < i.deleted <= as_of]
+        if possible:
+            return min(possible, key=lambda i: i.opened > as_of).init
+        if status.pid == process.pid and not named:
+            return process  # forgotten under its name
+        return self._open_past(*incarnation.key, status.pid)
 
     def watch(self, incarnation: Incarnation, *, now: float) -> list[Effect]:
         """Watch a task that nobody needs to hold a handle on: its exit is decided, and what happens to it is told."""
@@ -528,6 +541,7 @@ class Registry:
     def _open_doubting(self, known: Incarnation, *, inherited: bool = True) -> Incarnation:
         """Open a life under the pid of one that ended, whose exit may be its own."""
         incarnation = self._open(*known.key, known.pid)
+        incarnation.announced = known.announced
         if known.init.accepted is not None:
             self._verdicts.doubt(incarnation.init, known.init.accepted, inherited=inherited)
         return incarnation

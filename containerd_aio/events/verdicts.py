@@ -294,11 +294,16 @@ def _most_credible(process: ProcessRecord) -> ExitStatus | None:
     doubts = list(process.doubts)
     if process.exec_id and not process.started:
         doubts = [d for d in doubts if d.status.pid not in process.former_pids]
-    if not doubts:
+    # The last resort, when all are denied, is the latest of its own.
+    undenied = [d for d in doubts if not d.denied] or [d for d in doubts if not d.inherited][-1:]
+    if not undenied:
         return None
-    # The last resort, when all are denied, is the latest.
-    undenied = [d for d in doubts if not d.denied] or doubts[-1:]
-    return min(undenied, key=lambda d: (d.inherited, d.status.source == "task-delete")).status
+
+    def incredible(doubt: Doubt) -> tuple[bool, ...]:
+        unstarted = bool(process.started) and doubt.status.exited_at_ns is None
+        return doubt.inherited, unstarted, doubt.status.source == "task-delete"
+
+    return min(undenied, key=incredible).status
 
 
 def _exit_event(process: ProcessRecord, status: ExitStatus) -> TaskExit:
