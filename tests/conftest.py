@@ -24,6 +24,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import anyio.lowlevel
+import hypothesis
 import pytest
 from anyio.from_thread import start_blocking_portal
 
@@ -52,6 +53,10 @@ def _load_testbed() -> ModuleType:
 
 
 testbed = _load_testbed()
+# The same examples each time: CI is no place to find a new one by chance.
+hypothesis.settings.register_profile("ci", derandomize=True)
+if testbed.in_ci():
+    hypothesis.settings.load_profile("ci")
 _CONTAINERDS: dict[str, dict[str, Any]] = testbed.listing()
 _LINES = sorted({*testbed.SUITES, *_CONTAINERDS})
 
