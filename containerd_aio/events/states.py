@@ -202,10 +202,12 @@ class StateReporter:
     def _oom_killed(self, incarnation: Incarnation) -> None:
         life = self._find(incarnation)
         if life is None and self._was_decided(incarnation.init):
+            unstarted = self._unstarted.get((*incarnation.key, incarnation.pid))
             if _ran(incarnation.init):
                 self._late.append(_change("oom", incarnation))
-                return
-            life = self._unstarted.get((*incarnation.key, incarnation.pid))
+            elif unstarted is not None:
+                unstarted.early_ooms += 1
+            return
         life = life or self._life(incarnation)
         if life.started:
             self._tell(life, "oom")
@@ -227,7 +229,7 @@ class StateReporter:
     def _start_came_last(self, event: TaskStart) -> None:
         """Tell of a life that had ended before its start was heard of."""
         life = self._unstarted.pop((event.namespace, event.container_id, event.pid), None)
-        if life is not None and life.incarnation.init.started is not None:
+        if life is not None:
             self._lives.setdefault(life.incarnation.key, []).append(life)
             self._begin(life)
             life.ended = True
