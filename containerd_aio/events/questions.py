@@ -102,6 +102,11 @@ class Questions:
         else:
             self._queue.append(process)
 
+    def resume(self, process: ProcessRecord) -> None:
+        """Put a question that arose while there was no connection."""
+        if not self.pending(process):
+            self.send(process)
+
     def answered(self, process: ProcessRecord) -> None:
         """Note that a question that was put came back."""
         self._outstanding -= 1

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from containerd_aio.events.questions import Question
 
 
+# So many execs of one incarnation are remembered, besides those that have not ended.
+PAST_EXECS = 64
+
+
 class Phase(Enum):
     """How far a task that has not ended has come."""
 
@@ -140,6 +144,14 @@ class Incarnation:
 
     def __post_init__(self) -> None:
         self.init = ProcessRecord(self, pid=self.pid, opened=self.opened)
+
+    def add_exec(self, process: ProcessRecord) -> None:
+        """Take in an exec; of those that ended only the last are kept, for events that come twice."""
+        self.execs[process.exec_id] = process
+        if len(self.execs) > PAST_EXECS:
+            past = [e for e, p in self.execs.items() if p.exit is not None]
+            for exec_id in past[: len(self.execs) - PAST_EXECS]:
+                del self.execs[exec_id]
 
     @property
     def key(self) -> tuple[str, str]:

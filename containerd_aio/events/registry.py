@@ -7,9 +7,9 @@ can be tried in a test, and none needs a clock or a daemon.
 The rules:
 
 * The first acceptable evidence of an exit is final; later evidence changes nothing (`verdicts`).
-* An exit belongs to the process that has its pid (`attribution`). Where that does not tell one life from the next, the
-  daemon is asked, and a failed or unclear answer is no evidence: it is asked again (`questions`).
-* An answer says nothing about what was learnt after its question was put (``as_of``; `records`).
+* An exit belongs to the process that has its pid (`attribution`, `taskevents`). Where that does not tell one life from the
+  next, the daemon is asked, and a failed or unclear answer is no evidence: it is asked again (`questions`).
+* An answer says nothing about what was learnt after its question was put (``as_of``; `records`, `answers`).
 * A task ends by an exit, or by the daemon's word that it has no such task; by a lost connection never.
 * What ended is remembered though nobody asked for it yet: the reply that tells us about a process may come after its
   exit (`memory`).
@@ -19,34 +19,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from containerd_aio.events.attribution import doubtful, init_of, is_copy, process_of
+from containerd_aio.events.answers import Answers
 from containerd_aio.events.deadlines import Deadlines
-from containerd_aio.events.effects import Effect, PhaseChanged, Started, Synthesised
-from containerd_aio.events.exits import UNKNOWN_EXIT_STATUS, ExitStatus
+from containerd_aio.events.incarnations import Incarnations
 from containerd_aio.events.memory import Memory
-from containerd_aio.events.model import (
-    Event,
-    TaskCreate,
-    TaskDelete,
-    TaskExecStarted,
-    TaskExit,
-    TaskOOM,
-    TaskPaused,
-    TaskResumed,
-    TaskStart,
-)
 from containerd_aio.events.questions import Questions
-from containerd_aio.events.records import Due, Incarnation, Phase, ProcessRecord
+from containerd_aio.events.records import Due, Incarnation, ProcessRecord
+from containerd_aio.events.taskevents import TaskEvents
 from containerd_aio.events.turn import Turn
-from containerd_aio.events.verdicts import DELETE_GRACE, Verdicts
+from containerd_aio.events.verdicts import Verdicts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
 
+    from containerd_aio.events.effects import Effect
+    from containerd_aio.events.exits import ExitStatus
+    from containerd_aio.events.model import Event
     from containerd_aio.events.resync import TaskState
-
-# Seconds before the daemon is asked about an exit that the reply to our start will probably explain.
-REPLY_GRACE = 0.1
 
 
 class Registry:
@@ -55,19 +44,27 @@ class Registry:
     Args:
         remember: How many ended incarnations are remembered, over all containers; the oldest is forgotten first. A
             handle keeps its own record.
-
-    Attributes:
-        followed: Tells of a namespace whether its tasks are watched though nobody holds a handle; none by default.
     """
 
     def __init__(self, *, remember: int = 100_000) -> None:
-        self._turn = Turn()
-        self._memory = Memory(remember=remember)
+        turn = self._turn = Turn()
+        memory = self._memory = Memory(remember=remember)
         self._deadlines: Deadlines[Due] = Deadlines()
-        self._questions = Questions(self._turn, self._deadlines)
-        self._verdicts = Verdicts(self._turn, self._memory, self._deadlines, self._questions)
+        questions = self._questions = Questions(turn, self._deadlines)
+        verdicts = self._verdicts = Verdicts(turn, memory, self._deadlines, questions)
+        incarnations = self._incarnations = Incarnations(turn, memory, verdicts)
+        self._events = TaskEvents(turn, memory, questions, verdicts, incarnations)
+        self._answers = Answers(turn, memory, questions, verdicts, incarnations)
         self._listed = 0
-        self.followed: Callable[[str], bool] = lambda _: False
+
+    @property
+    def followed(self) -> Callable[[str], bool]:
+        """Tells of a namespace whether its tasks are watched though nobody holds a handle; none by default."""
+        return self._incarnations.followed
+
+    @followed.setter
+    def followed(self, followed: Callable[[str], bool]) -> None:
+        self._incarnations.followed = followed
 
     # --- looking ------------------------------------------------------------------------------------------------------
 
@@ -114,30 +111,30 @@ class Registry:
             None,
         )
         if incarnation is None:
-            incarnation = self._open(namespace, container_id, pid)
+            incarnation = self._incarnations.open(namespace, container_id, pid)
             if pid in incarnation.init.former_pids:
                 # An exit since `as_of` may have been taken for the other's.
                 self._questions.ask(incarnation.init)
         elif not incarnation.open:
             # It ended already, or the pid was another's since `as_of`.
-            incarnation = self._open_doubting(incarnation, inherited=False)
+            incarnation = self._incarnations.open_doubting(incarnation, inherited=False)
         # The daemon gave the name away again, so whatever had it is over, whether or not its exit was seen.
-        self._others_gone(incarnation, as_of)
+        self._answers.others_gone(incarnation, as_of)
         self._take_handle(incarnation, as_of)
         return incarnation, self._turn.end()
 
     def adopt(self, state: TaskState, *, as_of: int, now: float) -> tuple[Incarnation, list[Effect]]:
         """Take a handle on a task that is there, by its state as asked for at `as_of`; it must not be unclear."""
         self._turn.begin(now)
-        incarnation = self._observe(state, as_of)
+        incarnation = self._answers.observe(state, as_of)
         lagging = state.exit is None and not incarnation.open and as_of >= incarnation.init.ended
         if 0 < incarnation.deleted <= as_of:
             # A new life under the same pid, that nobody announced.
-            incarnation = self._open(*incarnation.key, state.pid)
+            incarnation = self._incarnations.open(*incarnation.key, state.pid)
             self._questions.ask(incarnation.init)
         elif lagging:
             # The same, or the answer lags behind the exit.
-            incarnation = self._open_doubting(incarnation)
+            incarnation = self._incarnations.open_doubting(incarnation)
         self._take_handle(incarnation, as_of)
         return incarnation, self._turn.end()
 
@@ -147,12 +144,12 @@ class Registry:
         """Take the reply to our Tasks.Exec: a new exec, in place of an earlier one of that id."""
         self._turn.begin(now)
         process = ProcessRecord(incarnation, exec_id, opened=self._turn.moment)
-        former = incarnation.execs.get(exec_id)
+        former = incarnation.execs.pop(exec_id, None)
         if former is not None:
             process.former_pids = former.former_pids[-7:] + ((former.pid,) if former.pid is not None else ())
             process.former = former if former.accepted is None else None
             self._verdicts.gone(former)
-        incarnation.execs[exec_id] = process
+        incarnation.add_exec(process)
         if not incarnation.open:
             self._verdicts.expect_execs(incarnation)
         return process, self._turn.end()
@@ -161,9 +158,9 @@ class Registry:
         """Take the reply to our Tasks.Start."""
         self._turn.begin(now)
         if process.exec_id:
-            self._exec_started(process, pid)
+            self._incarnations.exec_started(process, pid)
         elif pid == process.pid:
-            self._init_started(process.incarnation)
+            self._incarnations.init_started(process.incarnation)
         else:
             self._questions.ask(process)  # what was started is another life of the container
         return self._turn.end()
@@ -208,7 +205,7 @@ class Registry:
             return min(possible, key=lambda i: i.opened > as_of).init
         if status.pid == process.pid and not named:
             return process  # forgotten under its name
-        return self._open_past(*incarnation.key, status.pid)
+        return self._incarnations.open_past(*incarnation.key, status.pid)
 
     def watch(self, incarnation: Incarnation, *, now: float) -> list[Effect]:
         """Watch a task that nobody needs to hold a handle on: its exit is decided, and what happens to it is told."""
@@ -219,13 +216,13 @@ class Registry:
     def observed(self, state: TaskState, *, as_of: int, now: float) -> list[Effect]:
         """Take the state of a task that was asked for at `as_of`, by whomever."""
         self._turn.begin(now)
-        self._observe(state, as_of)
+        self._answers.observe(state, as_of)
         return self._turn.end()
 
     def absent(self, process: ProcessRecord, *, as_of: int, now: float) -> list[Effect]:
         """Take the daemon's word (NOT_FOUND), asked for at `as_of`, that it has no such process."""
         self._turn.begin(now)
-        self._absent(process, as_of)
+        self._answers.absent(process, as_of)
         return self._turn.end()
 
     def inquire(self, process: ProcessRecord, *, now: float) -> list[Effect]:
@@ -244,97 +241,8 @@ class Registry:
             resync, is not repeated.
         """
         self._turn.begin(now)
-        news = True
-        match event:
-            case TaskExit():
-                news = self._exit_event(event)
-            case TaskCreate():
-                news = self._create_event(event)
-            case TaskStart():
-                news = self._start_event(event)
-            case TaskDelete():
-                self._delete_event(event)
-            case TaskExecStarted():
-                self._exec_started_event(event)
-            case TaskOOM():
-                self._verdicts.oom_reported(self._memory.all(event.namespace, event.container_id))
-            case TaskPaused() | TaskResumed():
-                latest = self._memory.latest(event.namespace, event.container_id)
-                if latest is not None:
-                    self._phase(latest, Phase.PAUSED if isinstance(event, TaskPaused) else Phase.RUNNING)
-            case _:
-                pass
+        news = self._events.take(event)
         return self._turn.end(), news
-
-    def _create_event(self, event: TaskCreate) -> bool:
-        known = self._memory.find(event.namespace, event.container_id, event.pid)
-        if known is not None and (known.open or not known.announced):
-            known.announced = True
-            self._memory.promote(known)
-            self._follow(known)
-            return _news(known.init, event)
-        if known is not None:
-            incarnation = self._open_doubting(known)  # the pid again, or only the event
-        else:
-            incarnation = self._open(event.namespace, event.container_id, event.pid)
-        incarnation.announced = True
-        self._follow(incarnation)
-        for other in self._memory.all(*incarnation.key):
-            if other is not incarnation and other.open:
-                self._questions.ask(other.init)  # its exit was lost, or this event is late
-        return True
-
-    def _start_event(self, event: TaskStart) -> bool:
-        known = self._memory.find(event.namespace, event.container_id, event.pid)
-        if known is None:
-            return True
-        if known.open or known.announced:
-            self._follow(known)
-        self._init_started(known)
-        return _news(known.init, event)
-
-    def _exec_started_event(self, event: TaskExecStarted) -> None:
-        for incarnation in self._memory.all(event.namespace, event.container_id):
-            process = incarnation.execs.get(event.exec_id)
-            if process is not None:
-                if process.pid is None and event.pid not in process.former_pids:
-                    self._exec_started(process, event.pid)
-                return
-
-    def _exit_event(self, event: TaskExit) -> bool:
-        incarnations = self._memory.all(event.namespace, event.container_id)
-        process = process_of(event, incarnations)
-        status = _status(event, "event")
-        if process is None:
-            if event.id in {"", event.container_id}:
-                self._verdicts.stale += 1
-                self._verdicts.accept(self._open_past(event.namespace, event.container_id, event.pid), status)
-            return True
-        repeated = (
-            "/tasks/exit" in process.told and process.accepted is not None and not process.accepted.unknown
-        )
-        if process.accepted is None and any(is_copy(event, i) for i in incarnations):
-            self._verdicts.duplicates += 1
-        elif process.accepted is None and doubtful(process, event.pid):
-            self._verdicts.doubt(process, status, delay=REPLY_GRACE if process.pid is None else 0.0)
-        elif status.unknown:
-            self._verdicts.fall_back(process, status, DELETE_GRACE)  # the shim may have told more
-        else:
-            self._verdicts.accept(process, status)
-        return not repeated
-
-    def _delete_event(self, event: TaskDelete) -> None:
-        if event.id not in {"", event.container_id}:
-            return
-        init = init_of(event, self._memory.all(event.namespace, event.container_id))
-        if init is None:
-            init = self._open_past(event.namespace, event.container_id, event.pid)
-        init.incarnation.announced = True
-        if init.accepted is None and doubtful(init, event.pid):
-            self._verdicts.doubt(init, _status(event, "task-delete"))
-        else:
-            init.incarnation.deleted = init.incarnation.deleted or self._turn.moment
-            self._verdicts.fall_back(init, _status(event, "task-delete"), DELETE_GRACE)
 
     # --- resync -------------------------------------------------------------------------------------------------------
 
@@ -359,12 +267,13 @@ class Registry:
         self._turn.begin(now)
         self._listed = as_of
         self._questions.connected()
-        clear = {id(self._observe(s, as_of, tell=tell)) for s in states if not s.unclear}
+        clear = {id(self._answers.observe(s, as_of, tell=tell)) for s in states if not s.unclear}
         for incarnation in list(self._memory.open):
             if incarnation.init.fallback is not None:
                 continue
             if id(incarnation) not in clear:
                 self._questions.ask(incarnation.init, tell=tell)
+            self._questions.resume(incarnation.init)
             for process in incarnation.execs.values():
                 if process.accepted is None:
                     self._questions.ask(process, tell=tell)
@@ -394,11 +303,11 @@ class Registry:
         if answer == "unclear" or (answer != "missing" and answer.unclear):
             self._questions.again(process)
         elif answer == "missing":
-            self._absent(process, as_of, tell=tell)
+            self._answers.absent(process, as_of, tell=tell)
         elif process.exec_id:
-            self._observe_exec(process, answer, as_of, tell=tell)
+            self._answers.observe_exec(process, answer, as_of, tell=tell)
         else:
-            self._observe(answer, as_of, tell=tell)
+            self._answers.observe(answer, as_of, tell=tell)
         question = process.question
         if question is not None and not self._questions.pending(process):
             if as_of < question.since:
@@ -432,182 +341,9 @@ class Registry:
                     self._verdicts.execs_due(process.incarnation)
         return self._turn.end()
 
-    # --- what the daemon says -----------------------------------------------------------------------------------------
-
-    def _observe(self, state: TaskState, as_of: int, *, tell: bool = False) -> Incarnation:
-        """Take the state of a task; return the incarnation that it is of."""
-        incarnation = self._memory.find(*state.key, state.pid)
-        latest = self._memory.latest(*state.key)
-        current = latest is None or latest.opened <= as_of
-        if incarnation is None:
-            incarnation = self._open(*state.key, state.pid, behind=not current)
-            if not current:
-                self._questions.ask(incarnation.init)
-            if tell:
-                events = state.appeared()
-                incarnation.init.told |= {event.topic for event in events}
-                self._turn.effects += [Synthesised(event) for event in events]
-            if tell or state.exit is None:
-                self._follow(incarnation)
-        elif incarnation.open and current:
-            self._memory.promote(incarnation)
-        self._others_gone(incarnation, as_of, tell=tell)
-        if incarnation.open:
-            if state.exit is not None:
-                self._found_exit(incarnation.init, state, tell=tell)
-            else:
-                self._found_alive(incarnation, state, as_of, tell=tell)
-        return incarnation
-
-    def _found_exit(self, process: ProcessRecord, state: TaskState, *, tell: bool) -> None:
-        assert state.exit is not None
-        if tell:
-            if not process.exec_id and not process.started:
-                self._start_missed(process, state)
-            process.told |= {"/tasks/exit"}
-            self._turn.effects.append(Synthesised(state.exit_event()))
-        self._verdicts.accept(process, state.exit)
-
-    def _start_missed(self, process: ProcessRecord, state: TaskState) -> None:
-        """Take it that a task that is found stopped after a break had been started, unseen."""
-        process.started = True
-        start = state.appeared()[-1]
-        if start.topic not in process.told:
-            process.told |= {start.topic}
-            self._turn.effects.append(Synthesised(start))
-        if process.incarnation.watched:
-            self._turn.effects.append(Started(process))
-
-    def _found_alive(self, incarnation: Incarnation, state: TaskState, as_of: int, *, tell: bool) -> None:
-        self._verdicts.lives(incarnation.init, as_of)
-        self._settle(incarnation.init, as_of)
-        if as_of < incarnation.phase_since or state.phase is None:
-            return
-        if tell and {incarnation.phase, state.phase} == {Phase.RUNNING, Phase.PAUSED}:
-            self._turn.effects.append(Synthesised(state.pause_event()))
-        if state.phase is Phase.CREATED:
-            _not_started(incarnation.init)
-        else:
-            self._init_started(incarnation)
-            self._phase(incarnation, state.phase)
-
-    def _observe_exec(self, process: ProcessRecord, state: TaskState, as_of: int, *, tell: bool) -> None:
-        if process.accepted is not None:
-            return
-        if state.phase is Phase.CREATED and state.exit is None:
-            _not_started(process)
-        elif process.pid is None:
-            self._exec_started(process, state.pid)
-        if process.pid is not None and state.pid not in {0, process.pid}:
-            self._verdicts.gone(process, tell=tell)
-        elif state.exit is not None:
-            self._found_exit(process, state, tell=tell)
-        else:
-            self._verdicts.lives(process, as_of)
-            self._settle(process, as_of)
-
-    def _absent(self, process: ProcessRecord, as_of: int, *, tell: bool = False) -> None:
-        if process.exec_id:
-            if process.opened <= as_of:
-                self._verdicts.gone(process, tell=tell)
-            return
-        for incarnation in self._memory.all(*process.incarnation.key):
-            if incarnation.open and incarnation.opened <= as_of:
-                self._verdicts.gone(incarnation.init, tell=tell)
-        if process.opened <= as_of:
-            self._verdicts.gone(process, tell=tell)  # though it may be forgotten under its name
-
-    def _others_gone(self, incarnation: Incarnation, as_of: int, *, tell: bool = False) -> None:
-        """Take it that `incarnation` had its name at `as_of`: whatever had it before is over."""
-        for other in self._memory.all(*incarnation.key):
-            if other is not incarnation and other.open and other.opened <= as_of:
-                self._verdicts.gone(other.init, tell=tell)
-
     # --- small things -------------------------------------------------------------------------------------------------
-
-    def _open(self, namespace: str, container_id: str, pid: int, *, behind: bool = False) -> Incarnation:
-        incarnation = Incarnation(namespace, container_id, pid, self._turn.moment)
-        formers = self._memory.all(namespace, container_id)
-        if formers:
-            incarnation.init.former_pids = tuple({i.pid for i in formers})
-        self._memory.add(incarnation, behind=behind)
-        return incarnation
-
-    def _open_past(self, namespace: str, container_id: str, pid: int) -> ProcessRecord:
-        """Open a life that is first heard of by its end: the reply that tells us of it may be on its way."""
-        latest = self._memory.latest(namespace, container_id)
-        return self._open(namespace, container_id, pid, behind=latest is not None and latest.open).init
-
-    def _open_doubting(self, known: Incarnation, *, inherited: bool = True) -> Incarnation:
-        """Open a life under the pid of one that ended, whose exit may be its own."""
-        incarnation = self._open(*known.key, known.pid)
-        incarnation.announced = known.announced
-        if known.init.accepted is not None:
-            self._verdicts.doubt(incarnation.init, known.init.accepted, inherited=inherited)
-        return incarnation
 
     def _take_handle(self, incarnation: Incarnation, as_of: int) -> None:
         self._verdicts.watch(incarnation)
         if as_of < self._listed and incarnation.open:
             self._questions.ask(incarnation.init)  # what was missed since `as_of` was not looked for
-
-    def _follow(self, incarnation: Incarnation) -> None:
-        """Watch a task that is known to have been there, if those of its namespace are followed."""
-        if self.followed(incarnation.namespace):
-            self._verdicts.watch(incarnation)
-
-    def _init_started(self, incarnation: Incarnation) -> None:
-        process = incarnation.init
-        if process.started or process.exit is not None:
-            return
-        process.started = True
-        if incarnation.open and incarnation.phase is Phase.CREATED:  # or its pause was heard of first
-            incarnation.phase, incarnation.phase_since = Phase.RUNNING, self._turn.moment
-        if incarnation.watched:
-            self._turn.effects.append(Started(process))
-
-    def _exec_started(self, process: ProcessRecord, pid: int) -> None:
-        first = not process.started and process.accepted is None
-        process.started = True
-        if first:
-            self._turn.effects.append(Started(process))
-        if process.accepted is None and process.pid != pid:
-            self._verdicts.pid_known(process, pid)
-
-    def _phase(self, incarnation: Incarnation, phase: Phase) -> None:
-        incarnation.phase_since = self._turn.moment
-        if incarnation.open and incarnation.phase is not phase:
-            incarnation.phase = phase
-            if incarnation.watched:
-                self._turn.effects.append(PhaseChanged(incarnation, phase))
-
-    def _settle(self, process: ProcessRecord, as_of: int) -> None:
-        """Drop the question about a process that lives, if that answers it."""
-        question = process.question
-        if question is not None and not process.doubts and as_of >= question.since and not question.sent:
-            self._questions.drop(process)
-
-
-def _not_started(process: ProcessRecord) -> None:
-    process.started = process.started or False
-
-
-def _status(event: TaskExit | TaskDelete, source: Literal["event", "task-delete"]) -> ExitStatus:
-    # Without a pid, 255 is what containerd says when it could not learn the code.
-    lost = event.pid == 0 and event.exit_status == UNKNOWN_EXIT_STATUS
-    return ExitStatus(
-        code=event.exit_status,
-        exited_at_ns=event.exited_at_ns,
-        pid=event.pid,
-        oom_known=not lost,
-        unknown=lost,
-        source=source,
-    )
-
-
-def _news(process: ProcessRecord, event: Event) -> bool:
-    """Return whether subscribers have not been told `event` by a synthesised one."""
-    if event.topic not in process.told:
-        return True
-    process.told -= {event.topic}
-    return False

@@ -158,6 +158,7 @@ class Verdicts:
         for process in incarnation.execs.values():
             if process.accepted is None:
                 self.accept(process, _most_credible(process) or _lost_exit(process, "exec-orphaned"))
+        incarnation.execs = {e: p for e, p in incarnation.execs.items() if p.exit is None}
 
     # --- OOM ----------------------------------------------------------------------------------------------------------
 
