@@ -18,7 +18,7 @@ from containerd_aio.api.containerd.services.tasks.v1 import (
     TasksStub,
 )
 from containerd_aio.api.containerd.v1.types import Status as TaskStatus
-from containerd_aio.errors import ContainerdError, NotFound
+from containerd_aio.errors import ContainerdError, NotFound, Unavailable
 from containerd_aio.events.exits import ExitSource, ExitStatus
 from containerd_aio.events.records import Phase
 from containerd_aio.events.resync import TaskState
@@ -55,8 +55,11 @@ class Inquiry:
     async def all_tasks(self) -> list[TaskState]:
         """List the tasks of every namespace.
 
+        A namespace whose tasks can't be listed, because of a shim that does not answer, is left out: whoever is missing
+        from the listing gets asked for by name.
+
         Raises:
-            ContainerdError: The namespaces, or the tasks of one, could not be listed.
+            ContainerdError: The namespaces could not be listed, or the connection broke.
         """
         reply = await NamespacesStub(self._channel("default")).list(ListNamespacesRequest())
         states: list[TaskState] = []
@@ -65,7 +68,12 @@ class Inquiry:
             try:
                 tasks = (await TasksStub(self._channel(namespace)).list(ListTasksRequest())).tasks
             except NotFound:
-                tasks = []  # removed since
+                return  # removed since
+            except Unavailable:
+                raise
+            except ContainerdError as exc:
+                _log.warning("tasks can't be listed", namespace=namespace, error=str(exc))
+                return
             states.extend(task_state(namespace, task, "list") for task in tasks)
 
         try:
