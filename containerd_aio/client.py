@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Self
 import anyio
 
 from containerd_aio import typeurl
+from containerd_aio._client_containers import ContainerVerbs
+from containerd_aio._client_images import ImageVerbs
 from containerd_aio._identifiers import check_identifier
 from containerd_aio._scope import Core, Scope
 from containerd_aio._supervisor import Supervisor
@@ -25,25 +27,19 @@ from containerd_aio.errors import (
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-    from contextlib import AbstractAsyncContextManager
-    from datetime import timedelta
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
     from types import TracebackType
 
     from betterproto2 import Message
 
     from containerd_aio._transport.channel import RPCHook
-    from containerd_aio.container import Container
     from containerd_aio.events.callbacks import StateChanges
     from containerd_aio.events.dispatch import DeliveryFailure, Retry
     from containerd_aio.events.states import StateChange
     from containerd_aio.events.status import Statistics, Status
     from containerd_aio.events.subscription import Overflow, Subscription
-    from containerd_aio.image import Image
-    from containerd_aio.oci import RuncOptions, Spec, SpecOpt
     from containerd_aio.services.introspection import ServerInfo
     from containerd_aio.services.namespaces import Namespaces
-    from containerd_aio.services.stubs import Services
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +58,7 @@ class Version:
         return self.version
 
 
-class Client:
+class Client(ContainerVerbs, ImageVerbs):
     """A client of one containerd, for use as ``async with Client() as client``.
 
     Entering connects, so that a wrong address is told at once; a connection lost later is made again by itself. Leaving
@@ -118,7 +114,7 @@ class Client:
         }
         self._heartbeat = heartbeat
         self._lazy = lazy
-        self._open_scope: Scope | None = None
+        self._open_scope = None
 
     def __repr__(self) -> str:
         return f"<Client {self._address} namespace={self._namespace}>"
@@ -127,11 +123,6 @@ class Client:
     def address(self) -> str:
         """The address of the daemon."""
         return str(self._address)
-
-    @property
-    def namespace(self) -> str:
-        """The namespace of what is done through this client."""
-        return self._namespace
 
     async def __aenter__(self) -> Self:
         """Connect.
@@ -165,12 +156,6 @@ class Client:
         finally:
             core.connections.close()
 
-    @property
-    def _scope(self) -> Scope:
-        if self._open_scope is None:
-            raise Closed("the client is not open; use it inside 'async with Client() as client'")
-        return self._open_scope
-
     def namespaced(self, namespace: str) -> Client:
         """Return this client for another namespace: same connections, same event core, same life.
 
@@ -185,11 +170,6 @@ class Client:
         return other
 
     # --- the daemon ---------------------------------------------------------------------------------------------------
-
-    @property
-    def services(self) -> Services:
-        """The generated stubs, for what this library has no method for."""
-        return self._scope.services
 
     async def version(self) -> Version:
         """Ask the daemon for its version."""
@@ -249,128 +229,6 @@ class Client:
         from containerd_aio.services.namespaces import Namespaces
 
         return Namespaces(self.services)
-
-    def lease(
-        self, *, expires: timedelta | None = None, labels: Mapping[str, str] | None = None
-    ) -> AbstractAsyncContextManager[str]:
-        """Hold a lease for the length of a block: what is made in it, by it and by tasks it starts, is not collected.
-
-        Args:
-            expires: When it ends by itself should this process die; 24 hours by default.
-            labels: Labels of the lease.
-        """
-        from containerd_aio.services.leases import DEFAULT_EXPIRATION, lease
-
-        return lease(self.services, expires=expires or DEFAULT_EXPIRATION, labels=labels)
-
-    # --- images -------------------------------------------------------------------------------------------------------
-
-    async def image(self, name: str) -> Image:
-        """Return the image of that name.
-
-        Raises:
-            NotFound: There is none.
-        """
-        from containerd_aio.image import Image
-
-        return await Image.get(self.services, name)
-
-    async def images(self, *filters: str) -> list[Image]:
-        """Return the images that match any of `filters` (containerd's filter language), or all."""
-        from containerd_aio.image import Image
-
-        return await Image.list(self.services, *filters)
-
-    async def import_images(
-        self, source: str | os.PathLike[str] | AsyncIterator[bytes], *, unpack: bool = False
-    ) -> list[Image]:
-        """Import an OCI or Docker image archive.
-
-        Args:
-            source: Path of a tar file (plain or gzip), or its bytes as they come.
-            unpack: Whether to unpack each image for this machine's platform at once.
-
-        Raises:
-            InvalidArgument: It is not such an archive; the text says what is wrong.
-        """
-        from containerd_aio.distribution.archive import import_archive
-        from containerd_aio.image import Image
-
-        async with self.lease():
-            images = [Image(self.services, record) for record in await import_archive(self.services, source)]
-            if unpack:
-                for image in images:
-                    await image.unpack()
-        return images
-
-    # --- containers ---------------------------------------------------------------------------------------------------
-
-    async def new_container(
-        self,
-        id: str,  # noqa: A002
-        *,
-        image: Image | str | None = None,
-        args: Sequence[str] | None = None,
-        spec_opts: Sequence[SpecOpt] = (),
-        spec: Spec | None = None,
-        snapshot: str | None = None,
-        snapshotter: str | None = None,
-        runtime: str | None = None,
-        runtime_options: RuncOptions | Message | None = None,
-        labels: Mapping[str, str] | None = None,
-        extensions: Mapping[str, Message] | None = None,
-    ) -> Container:
-        """Create a container: a record of what to run, and a snapshot to run it in.
-
-        Args:
-            id: Its id, unique in the namespace.
-            image: The image, or its name; unpacked if it is not yet.
-            args: The command; that of the image by default.
-            spec_opts: Changes to the OCI spec, applied in order after the image's configuration and `args`.
-            spec: A whole OCI spec instead.
-            snapshot: Key of an existing snapshot; by default one is prepared from the image under the container's id.
-            snapshotter: Name of the snapshotter; by default the namespace's, else ``overlayfs``.
-            runtime: Name of the runtime; ``io.containerd.runc.v2`` by default.
-            runtime_options: Options of the runtime: `oci.RuncOptions` for runc, or a message of ``containerd_aio.api``.
-            labels: Its labels.
-            extensions: Messages kept with the record, by name.
-
-        Raises:
-            AlreadyExists: There is a container, or a snapshot, of that id.
-            NotFound: There is no such image.
-            InvalidArgument: An argument can't be used.
-        """
-        from containerd_aio._new_container import ContainerOptions, create_container
-
-        options = ContainerOptions(
-            image=image,
-            args=args,
-            spec_opts=spec_opts,
-            spec=spec,
-            snapshot=snapshot,
-            snapshotter=snapshotter,
-            runtime=runtime,
-            runtime_options=runtime_options,
-            labels=labels,
-            extensions=extensions,
-        )
-        return await create_container(self._scope, id, options)
-
-    async def container(self, id: str) -> Container:  # noqa: A002
-        """Return the container of that id.
-
-        Raises:
-            NotFound: There is none.
-        """
-        from containerd_aio.container import load_container
-
-        return await load_container(self._scope, id)
-
-    async def containers(self, *filters: str) -> list[Container]:
-        """Return the containers that match any of `filters` (containerd's filter language), or all."""
-        from containerd_aio.container import list_containers
-
-        return await list_containers(self._scope, filters)
 
     # --- events -------------------------------------------------------------------------------------------------------
 
