@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from containerd_aio.errors import Closed
@@ -9,7 +10,6 @@ from containerd_aio.errors import Closed
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from contextlib import AbstractAsyncContextManager
-    from datetime import timedelta
 
     from containerd_aio._scope import Scope
     from containerd_aio.services.stubs import Services
@@ -38,14 +38,28 @@ class ClientBase:
         return self._scope.services
 
     def lease(
-        self, *, expires: timedelta | None = None, labels: Mapping[str, str] | None = None
+        self,
+        *,
+        id: str | None = None,  # noqa: A002 - containerd's word
+        expires: timedelta | None = timedelta(hours=24),
+        labels: Mapping[str, str] | None = None,
+        sync: bool = False,
     ) -> AbstractAsyncContextManager[str]:
         """Hold a lease for the length of a block: what is made in it, by it and by tasks it starts, is not collected.
 
-        Args:
-            expires: When it ends by itself should this process die; 24 hours by default.
-            labels: Labels of the lease.
-        """
-        from containerd_aio.services.leases import DEFAULT_EXPIRATION, lease
+        A block inside another uses the lease that is there, and its options mean nothing (Go: ``Client.WithLease``).
 
-        return lease(self.services, expires=expires or DEFAULT_EXPIRATION, labels=labels)
+        Args:
+            id: Name of the lease; a random one by default.
+            expires: When it ends by itself should this process die; None means never: such a lease, and all that it
+                protects, stays until somebody deletes it.
+            labels: Labels of the lease.
+            sync: Run a garbage collection at the end, and leave the block when it is done.
+
+        Raises:
+            AlreadyExists: There is a lease of that name.
+            InvalidArgument: `expires` is not in the future.
+        """
+        from containerd_aio.services.leases import lease
+
+        return lease(self.services, id=id, expires=expires, labels=labels, sync=sync)

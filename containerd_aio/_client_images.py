@@ -32,7 +32,7 @@ class ImageVerbs(ClientBase):
 
         return await Image.list(self.services, *filters)
 
-    async def import_images(
+    async def import_archive(
         self, source: str | os.PathLike[str] | AsyncIterator[bytes], *, unpack: bool = False
     ) -> list[Image]:
         """Import an OCI or Docker image archive.

@@ -43,7 +43,7 @@ async def main(jobs: int, at_once: int) -> None:
         archive = busybox_image(Path(folder) / "busybox.tar")
         async with Daemon() as daemon, Client(daemon.address) as client:
             print(f"containerd {daemon.version}, pid {daemon.pid}, at {daemon.address}")
-            [image] = await client.import_images(archive, unpack=True)
+            [image] = await client.import_archive(archive, unpack=True)
             async with anyio.create_task_group() as group:
                 for number in range(jobs):
                     group.start_soon(one, number)

@@ -26,6 +26,6 @@ def command(settings: Settings, *, files: Sequence[str], no_unpack: bool) -> int
 async def _import(settings: Settings, files: Sequence[str], unpack: bool) -> int:
     async with settings.client() as client:
         for file in files:
-            for image in await client.import_images(file, unpack=unpack):
+            for image in await client.import_archive(file, unpack=unpack):
                 click.echo(f"{image.name} {image.target.digest}")
     return 0

@@ -183,8 +183,10 @@ def _id(lease: str | Lease) -> str:
 async def lease(
     services: Services,
     *,
+    id: str | None = None,  # noqa: A002 - containerd's word
     expires: timedelta | None = DEFAULT_EXPIRATION,
     labels: Mapping[str, str] | None = None,
+    sync: bool = False,
 ) -> AsyncGenerator[str, None]:
     """Hold a lease for the length of the block.
 
@@ -194,20 +196,26 @@ async def lease(
 
     Args:
         services: Says which daemon and namespace.
+        id: Name of the lease; a random one by default.
         expires: When the lease ends by itself should this process die; None means never. Choose it longer than the
             block can take: a lease cannot be prolonged.
         labels: Labels of the lease.
+        sync: Run a garbage collection at the end, and leave the block when it is done.
 
     Yields:
         The name of the lease.
+
+    Raises:
+        AlreadyExists: There is a lease of that name.
+        InvalidArgument: `expires` is not in the future, or `id` is empty.
     """
-    key = (id(services.connections), services.namespace)
+    key = services.lease_key
     held = active_leases.get().get(key)
     if held is not None:
         yield held
         return
     leases = Leases(services)
-    name = unique_name()
+    name = unique_name() if id is None else _id(id)
     try:
         # Shielded: a call broken off may be carried out after the clean-up that follows it.
         with anyio.CancelScope(shield=True):
@@ -215,7 +223,8 @@ async def lease(
     except ConnectError:
         raise
     except (DeadlineExceeded, Unavailable, anyio.get_cancelled_exc_class()):
-        await _delete_at_end(leases, name)  # it may have been made all the same
+        if id is None:  # else it may be somebody else's
+            await _delete_at_end(leases, name)  # it may have been made all the same
         raise
     active_leases.set({**active_leases.get(), key: name})
     try:
@@ -223,14 +232,14 @@ async def lease(
     finally:
         # Not a token's reset: a fixture's two halves may run in different contexts.
         active_leases.set({k: v for k, v in active_leases.get().items() if k != key})
-        await _delete_at_end(leases, name)
+        await _delete_at_end(leases, name, sync=sync)
 
 
-async def _delete_at_end(leases: Leases, name: str) -> None:
+async def _delete_at_end(leases: Leases, name: str, *, sync: bool = False) -> None:
     """Delete a lease whatever happens around; one that cannot be deleted expires by itself."""
     with anyio.move_on_after(_TIMEOUT, shield=True):
         try:
-            await leases.delete(name)
+            await leases.delete(name, sync=sync)
         except NotFound:
             pass  # somebody else did
         except ContainerdError as exc:

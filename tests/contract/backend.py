@@ -54,7 +54,7 @@ class Backend:
         """See to it that the image is there, which the real ones have from the beginning."""
         archive, self._archive = self._archive, None
         if archive is not None:
-            await self.client.import_images(archive, unpack=True)
+            await self.client.import_archive(archive, unpack=True)
 
     def shim(self, text: str) -> str:
         """Return the text of an error that comes from the shim."""

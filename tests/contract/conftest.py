@@ -99,7 +99,7 @@ def real_place(daemon: Daemon, module_namespace: str, real_archive: Path) -> tup
 
     async def prepare() -> None:
         async with Client(daemon.address, namespace=module_namespace) as client:
-            await client.import_images(real_archive, unpack=True)
+            await client.import_archive(real_archive, unpack=True)
 
     anyio.run(prepare)
     return daemon.address, module_namespace

@@ -89,7 +89,7 @@ async def restartable(
             yield Restartable(Backend(client, release, fake, archive), None)
         return
     async with make() as daemon, Client(daemon.address) as client:
-        await client.import_images(archive, unpack=True)
+        await client.import_archive(archive, unpack=True)
         yield Restartable(Backend(client, release), daemon)
 
 

@@ -48,5 +48,5 @@ async def client(
     monkeypatch.setenv("CONTAINERD_ADDRESS", daemon.address)
     monkeypatch.setenv("CONTAINERD_NAMESPACE", namespace)
     async with Client() as opened:
-        await opened.import_images(busybox_archive, unpack=True)
+        await opened.import_archive(busybox_archive, unpack=True)
         yield opened

@@ -130,7 +130,7 @@ async def test_supervisor(private_daemon: Callable[..., Daemon], folder: Path, b
         client = await stack.enter_async_context(
             Client(daemon.address, namespace=place["CONTAINERD_NAMESPACE"])
         )
-        await client.import_images(busybox_archive, unpack=True)
+        await client.import_archive(busybox_archive, unpack=True)
         async with _running("supervisor.py", *arguments, **place) as example:
             await example.line("started, pid")
             task = await (await client.container("web")).task()

@@ -33,5 +33,5 @@ async def client(daemon: Daemon, namespace: str, busybox_archive: Path) -> Async
     from containerd_aio import Client
 
     async with Client(daemon.address, namespace=namespace) as opened:
-        await opened.import_images(busybox_archive, unpack=True)
+        await opened.import_archive(busybox_archive, unpack=True)
         yield opened

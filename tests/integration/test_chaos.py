@@ -120,7 +120,7 @@ async def test_every_exit_is_accounted_for(
     truth.mkdir()
     async with private_daemon(log_level="fatal") as daemon:
         async with Client(daemon.address, namespace=Path(daemon.root).name, heartbeat=2, timeout=5) as client:
-            await client.import_images(busybox_archive, unpack=True)
+            await client.import_archive(busybox_archive, unpack=True)
             chaos = Chaos(daemon, client, truth, random.Random(seed))
             with anyio.fail_after(110):
                 async with anyio.create_task_group() as group:

@@ -145,7 +145,7 @@ async def test_restarts_are_survived_and_told(
             cli.start("events") as for_people,
             Client(daemon.address) as client,
         ):
-            await client.import_images(busybox_archive, unpack=True)
+            await client.import_archive(busybox_archive, unpack=True)
             async with (
                 await client.new_container("c", image=BUSYBOX, args=["sleep", "1000"]) as container,
                 await container.new_task() as task,

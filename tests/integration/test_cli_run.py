@@ -210,7 +210,7 @@ async def own_daemon(private_daemon: Callable[..., Daemon], busybox_archive: Pat
     """A daemon that may be killed, with the image."""
     async with private_daemon() as daemon:
         async with Client(daemon.address) as client:
-            await client.import_images(busybox_archive, unpack=True)
+            await client.import_archive(busybox_archive, unpack=True)
         yield daemon
 
 

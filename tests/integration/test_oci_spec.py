@@ -245,7 +245,7 @@ async def test_the_record_is_the_one_ctr_stores(
     monkeypatch.chdir(tmp_path)
     for name, content in case.files.items():
         await anyio.Path(name).write_text(content)
-    await client.import_images(users_archive, unpack=True)
+    await client.import_archive(users_archive, unpack=True)
 
     command = ["run"] if case.run else ["containers", "create"]
     await ctr(*command, *case.flags, case.image, "box", *case.args)

@@ -38,7 +38,7 @@ PrivateDaemon = Callable[..., Daemon]
 async def _client(daemon: Daemon, archive: Path, **options: Any) -> AsyncIterator[Client]:
     # runc keeps its state by namespace and id, whatever the daemon: a name of our own keeps others' runs apart.
     async with Client(daemon.address, namespace=Path(daemon.root).name, **options) as client:
-        await client.import_images(archive, unpack=True)
+        await client.import_archive(archive, unpack=True)
         yield client
 
 

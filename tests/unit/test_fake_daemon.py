@@ -263,7 +263,7 @@ async def test_without_root_images_may_be_imported(tmp_path: Path) -> None:
         tmp_path / "i.tar", "docker.io/library/x:1", layers=[{"bin/a": b"1"}, {"bin/.wh.a": b"", "b": b"2"}]
     )
     async with world() as w:
-        (image,) = await w.client.import_images(archive, unpack=True)
+        (image,) = await w.client.import_archive(archive, unpack=True)
         await w.client.services.snapshots.prepare(_prepare("k", await image.chain_id()))
         snapshot = w.fake._world.store.namespaces["default"].snapshots["overlayfs"]["k"]
         assert sorted(str(path.relative_to(snapshot.path)) for path in snapshot.path.rglob("*")) == [

@@ -62,7 +62,7 @@ async def _play(daemon: Daemon, archive: Path, notes: Notes, display: Display) -
     try:
         async with Client(daemon.address, namespace=namespace) as client:
             check_snapshotter(await Introspection(client.services).plugins(f"type=={SNAPSHOTTER_PLUGIN}"))
-            [image] = await client.import_images(archive, unpack=True)
+            [image] = await client.import_archive(archive, unpack=True)
             display.act(f"import {image.name} into namespace {namespace}: an OCI image, built here in Python")
             return await _watched(daemon, client, image, notes, display)
     except anyio.get_cancelled_exc_class():
