@@ -1,7 +1,8 @@
-"""Requests that would kill the daemon are stopped here.
+"""Requests that would kill the daemon, or a container, are stopped here.
 
 containerd dereferences some nested messages without looking: 1.7 and 2.x (and 1.6 in places) die of a nil pointer when
-one is missing, whoever asks. Every message is checked on its way out, raw stubs included.
+one is missing, whoever asks, and so does the shim of every release, which takes its container along. Every message is
+checked on its way out, raw stubs included.
 """
 
 from __future__ import annotations
@@ -32,12 +33,14 @@ _REQUIRED: dict[str, tuple[str, ...]] = {
         "sandbox.v1.Store/Update": ("sandbox", "sandbox.runtime"),
         "sandbox.v1.Controller/Create": ("sandbox", "sandbox.spec"),
         "snapshots.v1.Snapshots/Update": ("info",),
+        "tasks.v1.Tasks/Exec": ("spec",),
+        "tasks.v1.Tasks/Update": ("resources",),
     }.items()
 }
 
 
 def check_request(method: str, message: Any) -> None:
-    """Refuse `message` when sending it by `method` is known to crash a containerd.
+    """Refuse `message` when sending it by `method` is known to crash a containerd, or its shim.
 
     Raises:
         InvalidArgument: A nested message is missing; the text names it.
@@ -48,7 +51,7 @@ def check_request(method: str, message: Any) -> None:
             value = getattr(value, name)
         if value is None:
             raise InvalidArgument(
-                f"{type(message).__name__}.{path} is not set: containerd crashes on such a request, so it was not "
-                f"sent. Set it, an empty message will do.",
+                f"{type(message).__name__}.{path} is not set: containerd or its shim crashes on such a request, so it "
+                f"was not sent. Set it, an empty message will do.",
                 method=method,
             )

@@ -34,6 +34,7 @@ from containerd_aio.api.containerd.services.sandbox.v1 import (
 )
 from containerd_aio.api.containerd.services.snapshots.v1 import Info as SnapshotInfo
 from containerd_aio.api.containerd.services.snapshots.v1 import UpdateSnapshotRequest
+from containerd_aio.api.containerd.services.tasks.v1 import ExecProcessRequest, UpdateTaskRequest
 from containerd_aio.api.containerd.types import Descriptor, Envelope, Sandbox, SandboxRuntime
 from containerd_aio.api.google.protobuf import Any as AnyMessage
 from containerd_aio.errors import InvalidArgument
@@ -91,6 +92,8 @@ CASES: list[tuple[str, Any, Any]] = [
         ControllerCreateRequest(sandbox=Sandbox(spec=AnyMessage())),
     ),
     ("snapshots.v1.Snapshots/Update", UpdateSnapshotRequest(), UpdateSnapshotRequest(info=SnapshotInfo())),
+    ("tasks.v1.Tasks/Exec", ExecProcessRequest(), ExecProcessRequest(spec=AnyMessage())),
+    ("tasks.v1.Tasks/Update", UpdateTaskRequest(), UpdateTaskRequest(resources=AnyMessage())),
 ]
 
 
