@@ -10,6 +10,7 @@ from containerd_aio._version import __version__
 
 if TYPE_CHECKING:
     from containerd_aio import oci, stdio, typeurl
+    from containerd_aio._transport.channel import Call, RPCHook
     from containerd_aio.client import Client, Version
     from containerd_aio.container import Container, ContainerInfo
     from containerd_aio.daemon import Daemon
@@ -73,7 +74,11 @@ if TYPE_CHECKING:
     from containerd_aio.events.status import Statistics, Status
     from containerd_aio.events.subscription import Subscription
     from containerd_aio.image import Image
-    from containerd_aio.process import Process
+    from containerd_aio.process import Process, ProcessStatus
+    from containerd_aio.services.descriptor import Descriptor, Platform
+    from containerd_aio.services.introspection import ServerInfo
+    from containerd_aio.services.namespaces import Namespace, Namespaces
+    from containerd_aio.services.snapshots import Mount
     from containerd_aio.task import Task
 
 _HOMES = {
@@ -102,8 +107,13 @@ _HOMES = {
     "events.status": ("Statistics", "Status"),
     "events.subscription": ("Subscription",),
     "image": ("Image",),
-    "process": ("Process",),
+    "process": ("Process", "ProcessStatus"),
     "task": ("Task",),
+    "_transport.channel": ("Call", "RPCHook"),
+    "services.descriptor": ("Descriptor", "Platform"),
+    "services.snapshots": ("Mount",),
+    "services.namespaces": ("Namespace", "Namespaces"),
+    "services.introspection": ("ServerInfo",),
 }  # fmt: skip
 _MODULES = ("oci", "stdio", "typeurl")
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -112,6 +122,7 @@ __all__ = [
     "UNKNOWN_EXIT_STATUS",
     "Aborted",
     "AlreadyExists",
+    "Call",
     "Canceled",
     "Client",
     "Closed",
@@ -128,6 +139,7 @@ __all__ = [
     "DataLoss",
     "DeadlineExceeded",
     "DeliveryFailure",
+    "Descriptor",
     "Event",
     "ExitStatus",
     "FailedPrecondition",
@@ -139,18 +151,25 @@ __all__ = [
     "Internal",
     "InvalidArgument",
     "Lagged",
+    "Mount",
+    "Namespace",
     "NamespaceCreate",
     "NamespaceDelete",
     "NamespaceUpdate",
+    "Namespaces",
     "NotFound",
     "OutOfRange",
     "PermissionDenied",
+    "Platform",
     "Process",
+    "ProcessStatus",
+    "RPCHook",
     "ResourceExhausted",
     "Retry",
     "SandboxCreate",
     "SandboxExit",
     "SandboxStart",
+    "ServerInfo",
     "SnapshotCommit",
     "SnapshotPrepare",
     "SnapshotRemove",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import builtins
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Self
@@ -33,7 +33,7 @@ from containerd_aio.errors import (
 from containerd_aio.services._convert import to_datetime, unique_name
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Mapping
+    from collections.abc import AsyncGenerator, Iterator, Mapping
 
     from containerd_aio.services.stubs import Services
 
@@ -94,6 +94,26 @@ class Leases:
 
     def __init__(self, services: Services) -> None:
         self._stub = services.leases
+        self._key = _key(services)
+
+    @property
+    def current(self) -> str | None:
+        """The name of the lease that calls made here and now carry, if any (Go: ``leases.FromContext``)."""
+        return active_leases.get().get(self._key)
+
+    @contextmanager
+    def use(self, lease: str | Lease) -> Iterator[None]:
+        """Have the calls made in a block carry a lease that is there: ``with leases.use(lease)``.
+
+        The lease is neither made nor deleted. Unlike `Client.lease` this wins over a lease that is in force already, for
+        the length of the block (Go: ``leases.WithLease``).
+        """
+        before = self.current
+        _put_in_force(self._key, _id(lease))
+        try:
+            yield
+        finally:
+            _end(self._key, before)
 
     async def create(
         self,
@@ -179,6 +199,20 @@ def _id(lease: str | Lease) -> str:
     return name
 
 
+def _key(services: Services) -> tuple[int, str]:
+    return (id(services.connections), services.namespace)
+
+
+def _put_in_force(key: tuple[int, str], name: str) -> None:
+    active_leases.set({**active_leases.get(), key: name})
+
+
+def _end(key: tuple[int, str], before: str | None = None) -> None:
+    # Not a token's reset: a fixture's two halves may run in different contexts.
+    rest = {k: v for k, v in active_leases.get().items() if k != key}
+    active_leases.set(rest if before is None else {**rest, key: before})
+
+
 @asynccontextmanager
 async def lease(
     services: Services,
@@ -209,7 +243,7 @@ async def lease(
         AlreadyExists: There is a lease of that name.
         InvalidArgument: `expires` is not in the future, or `id` is empty.
     """
-    key = services.lease_key
+    key = _key(services)
     held = active_leases.get().get(key)
     if held is not None:
         yield held
@@ -226,21 +260,22 @@ async def lease(
         if id is None:  # else it may be somebody else's
             await _delete_at_end(leases, name)  # it may have been made all the same
         raise
-    active_leases.set({**active_leases.get(), key: name})
+    _put_in_force(key, name)
     try:
         yield name
     finally:
-        # Not a token's reset: a fixture's two halves may run in different contexts.
-        active_leases.set({k: v for k, v in active_leases.get().items() if k != key})
+        _end(key)
         await _delete_at_end(leases, name, sync=sync)
 
 
 async def _delete_at_end(leases: Leases, name: str, *, sync: bool = False) -> None:
     """Delete a lease whatever happens around; one that cannot be deleted expires by itself."""
-    with anyio.move_on_after(_TIMEOUT, shield=True):
+    with anyio.move_on_after(_TIMEOUT, shield=True) as scope:
         try:
             await leases.delete(name, sync=sync)
         except NotFound:
             pass  # somebody else did
         except ContainerdError as exc:
             get_logger(__name__).warning("lease not deleted", lease=name, error=str(exc))
+    if scope.cancelled_caught:
+        get_logger(__name__).warning("lease not deleted in time", lease=name, timeout=_TIMEOUT)

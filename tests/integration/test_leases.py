@@ -10,8 +10,9 @@ import pytest
 
 from containerd_aio._transport.connections import Connections
 from containerd_aio._transport.dial import Address
+from containerd_aio.client import Client
 from containerd_aio.daemon import Daemon
-from containerd_aio.errors import AlreadyExists, InvalidArgument, NotFound
+from containerd_aio.errors import AlreadyExists, InvalidArgument, NotFound, Unimplemented
 from containerd_aio.services.content import ContentStore
 from containerd_aio.services.leases import EXPIRE_LABEL, Leases, Resource, lease
 from containerd_aio.services.snapshots import Snapshotter
@@ -45,16 +46,88 @@ async def test_create_list_delete(services: Services) -> None:
         await leases.delete("mine")
 
 
-async def test_resources(services: Services) -> None:
-    leases = Leases(services)
+@pytest.mark.shows("go:TestLeaseResources", "seed:containerd.Client.LeasesService")
+async def test_resources(services: Services, containerd_version: str) -> None:
+    """Of every kind, there or not; of a kind that is not known they are refused."""
+    leases, content = Leases(services), ContentStore(services)
     made = await leases.create()
+    with leases.use(made):
+        digest = await content.write("blob", b"some content")
+        await Snapshotter(services).prepare("active")
+    held = {Resource("content", digest), Resource("snapshots/overlayfs", "active")}
+    assert set(await leases.resources(made)) == held
     thing = Resource("snapshots/overlayfs", "not there yet")
     await leases.add_resource(made, thing)
-    assert await leases.resources(made) == [thing]
-    await leases.delete_resource(made, thing)
+    await leases.add_resource(made, Resource("ingests", "coming"))
+    assert set(await leases.resources(made)) == {*held, thing, Resource("ingests", "coming")}
+    for resource in (*held, thing, Resource("ingests", "coming")):
+        await leases.delete_resource(made, resource)
     assert await leases.resources(made) == []
+    # Nothing holds the blob any more: the next collection takes it.
+    await leases.delete(made, sync=True)
+    assert not await content.exists(digest)
     with pytest.raises(NotFound):
         await leases.add_resource("no such lease", thing)
+    other = await leases.create()
+    for unknown in (Resource("no such kind", "x"), Resource("snapshots", "x"), Resource("content/x", "x")):
+        with pytest.raises((Unimplemented, InvalidArgument)):
+            await leases.add_resource(other, unknown)
+    image = Resource("images", "docker.io/library/a:b")
+    if containerd_version in {"1.6", "1.7"}:
+        with pytest.raises(Unimplemented):
+            await leases.add_resource(other, image)
+    else:
+        await leases.add_resource(other, image)
+        assert await leases.resources(other) == [image]
+
+
+async def test_a_lease_in_use_is_found_and_the_one_before_comes_back(services: Services) -> None:
+    leases = Leases(services)
+    made = await leases.create(id="mine")
+    assert leases.current is None
+    async with lease(services) as outer:
+        assert leases.current == outer
+        with leases.use(made):
+            assert leases.current == "mine"
+            digest = await ContentStore(services).write("a", b"a")
+        assert leases.current == outer
+    assert leases.current is None
+    assert await leases.resources(made) == [Resource("content", digest)]
+
+
+async def test_options_of_the_block(services: Services) -> None:
+    leases = Leases(services)
+    async with lease(services, id="named", expires=None, labels={"a": "b"}, sync=True) as name:
+        (held,) = await leases.list()
+        assert (name, held.id, held.labels) == ("named", "named", {"a": "b"})  # no expiry among them
+        digest = await ContentStore(services).write("a", b"a")
+    # Collected by the time the block is left: nothing is waited for here.
+    assert not await ContentStore(services).exists(digest)
+    await leases.create(id="theirs")
+    with pytest.raises(AlreadyExists):
+        async with lease(services, id="theirs"):
+            raise AssertionError("not reached")
+    assert [found.id for found in await leases.list()] == ["theirs"]
+    with pytest.raises(InvalidArgument, match="empty"):
+        async with lease(services, id=""):
+            raise AssertionError("not reached")
+
+
+async def test_a_lease_of_a_client(daemon: Daemon, namespace: str) -> None:
+    async with Client(daemon.address, namespace=namespace) as client:
+        leases = Leases(client.services)
+        async with client.lease() as name:
+            (held,) = await leases.list()
+            left = datetime.fromisoformat(held.labels[EXPIRE_LABEL]) - datetime.now(UTC)
+            assert held.id == name
+            assert timedelta(hours=23) < left <= timedelta(hours=24)
+        async with client.lease(expires=None):
+            (held,) = await leases.list()
+            assert EXPIRE_LABEL not in held.labels
+        with pytest.raises(InvalidArgument, match="protect nothing"):
+            async with client.lease(expires=timedelta(0)):
+                raise AssertionError("not reached")
+        assert await leases.list() == []
 
 
 async def test_the_block_holds_a_lease_for_everything_made_in_it(services: Services) -> None:
@@ -145,5 +218,4 @@ async def test_a_lease_deleted_under_the_block(services: Services) -> None:
         with pytest.raises(NotFound, match="lease"):
             await ContentStore(services).write("a", b"a")
     assert await Leases(services).list() == []
-    digest = await ContentStore(services).write("a", b"a")  # no lease is in force any more
-    await ContentStore(services).delete(digest)
+    assert await ContentStore(services).write("a", b"a")  # no lease is in force any more
