@@ -7,8 +7,9 @@ git-ignored folder (``.testbed/``, or ``$CONTAINERD_AIO_TESTBED``) and never ins
 
     python scripts/testbed.py system            install what the machine lacks (no service is started)
     python scripts/testbed.py containerds       one containerd per release line: 1.6, 1.7, 2.1
+    python scripts/testbed.py criu              CRIU, for checkpoints; prints the folder of the command last
     python scripts/testbed.py reference-protos  Debian's .proto files; prints the include directory last
-    python scripts/testbed.py all               the three above, each as far as this machine allows
+    python scripts/testbed.py all               the four above, each as far as this machine allows
     python scripts/testbed.py list              JSON: what is there
 """
 
@@ -34,6 +35,35 @@ KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 POLICY = Path("/usr/sbin/policy-rc.d")
 #: Release line of containerd -> the Debian suite that carries it.
 SUITES = {"1.6": "bookworm", "1.7": "trixie", "2.1": "forky"}
+#: Debian 12's own CRIU fails on newer kernels (its vDSO code), and this one needs a newer libc than Debian 12 has: it
+#: comes with all the libraries it is linked to, and is run by their loader.
+CRIU_SUITE = "trixie"
+CRIU_PACKAGES = (
+    "criu",
+    "libbsd0",
+    "libc6",
+    "libcap2",
+    "libcompel1",
+    "libffi8",
+    "libgmp10",
+    "libgnutls30t64",
+    "libhogweed6t64",
+    "libidn2-0",
+    "libjansson4",
+    "libmd0",
+    "libmnl0",
+    "libnet1",
+    "libnettle8t64",
+    "libnftables1",
+    "libnftnl11",
+    "libnl-3-200",
+    "libp11-kit0",
+    "libprotobuf-c1",
+    "libtasn1-6",
+    "libunistring5",
+    "libuuid1",
+    "libxtables12",
+)
 REFERENCE_SUITE = "forky"
 REFERENCE_PACKAGES = ("golang-github-containerd-containerd-api-dev", "golang-github-containerd-cgroups-dev")
 #: What the packages unpack to: the include root of Debian's .proto files.
@@ -43,6 +73,7 @@ SYSTEM_PACKAGES: dict[str, str | None] = {
     "containerd": "containerd",
     "runc": "runc",
     "busybox-static": None,
+    "docker-registry": "docker-registry",
     "iproute2": "ip",
     "mount": "mount",
     "ca-certificates": None,
@@ -344,6 +375,38 @@ def do_containerds() -> None:
         raise TestbedError("\n".join(failures))
 
 
+def criu_dir() -> Path | None:
+    """The folder with the `criu` command, for a daemon's PATH; None before `do_criu`."""
+    folder = cache_dir() / CRIU_SUITE / "criu" / "bin"
+    return folder if (folder / "criu").is_file() else None
+
+
+def do_criu() -> Path:
+    """Fetch CRIU with its libraries, and write the command that runs it with them."""
+    folder = cache_dir() / CRIU_SUITE / "criu"
+    if not folder.is_dir():
+        try:
+            fetch(CRIU_SUITE, CRIU_PACKAGES, folder)
+        except TestbedError as error:
+            raise TestbedError(f"CRIU is left out, and the tests of checkpoints: {error}") from error
+    command = folder / "bin" / "criu"
+    if not command.is_file():
+        loaders = sorted(folder.glob("usr/lib/*/ld-linux*.so.*"))
+        if not loaders:
+            raise TestbedError(f"CRIU is left out, and the tests of checkpoints: no loader in {folder}")
+        libraries = f"${{0%/*}}/../{loaders[0].parent.relative_to(folder)}"
+        command.parent.mkdir(exist_ok=True)
+        half = command.with_name("criu.new")
+        half.write_text(
+            "#!/bin/sh\n"
+            f'exec "{libraries}/{loaders[0].name}" --library-path "{libraries}" "${{0%/*}}/../usr/sbin/criu" "$@"\n',
+            encoding="utf-8",
+        )
+        half.chmod(0o755)
+        half.rename(command)
+    return command.parent
+
+
 def do_reference_protos() -> Path:
     """Fetch Debian's .proto files of containerd and cgroups."""
     folder = cache_dir() / REFERENCE_SUITE / "reference-protos"
@@ -382,7 +445,7 @@ def obstacles() -> list[str]:
 def do_all() -> None:
     """Everything, each as far as this machine allows."""
     failures: list[str] = []
-    steps: tuple[Callable[[], object], ...] = (do_system, do_containerds, do_reference_protos)
+    steps: tuple[Callable[[], object], ...] = (do_system, do_containerds, do_criu, do_reference_protos)
     for step in steps:
         try:
             step()
@@ -399,7 +462,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("testbed: Python 3.11 or newer is needed: make PYTHON=python3.11 ...", file=sys.stderr)
         return 1
     parser = argparse.ArgumentParser(description="Find or fetch what the tests need.")
-    parser.add_argument("command", choices=["system", "containerds", "reference-protos", "all", "list"])
+    parser.add_argument(
+        "command", choices=["system", "containerds", "criu", "reference-protos", "all", "list"]
+    )
     command = parser.parse_args(argv).command
     if command == "list":
         print(json.dumps(listing(), indent=1))
@@ -410,6 +475,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 do_system()
             elif command == "containerds":
                 do_containerds()
+            elif command == "criu":
+                print(do_criu())
             elif command == "reference-protos":
                 print(do_reference_protos())
             else:
