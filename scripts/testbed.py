@@ -75,6 +75,8 @@ SYSTEM_PACKAGES: dict[str, str | None] = {
     "busybox-static": None,
     "docker-registry": "docker-registry",
     "iproute2": "ip",
+    "iptables": "iptables",
+    "containernetworking-plugins": None,
     "mount": "mount",
     "ca-certificates": None,
 }

@@ -167,6 +167,32 @@ def test_what_cannot_be_had_is_named_and_the_rest_is_there(machine, capsys):
     assert "trixie" not in (machine / "calls").read_text().removeprefix(before)
 
 
+def test_criu_is_run_by_the_loader_it_came_with(machine, monkeypatch, capsys):
+    def unpack(suite, packages, folder):
+        assert suite == "trixie"
+        assert {"criu", "libc6"} <= {*packages}
+        for name in ("usr/lib/here/ld-linux-any.so.2", "usr/sbin/criu"):
+            (folder / name).parent.mkdir(parents=True)
+            (folder / name).write_text('#!/bin/sh\necho "$(basename "$0")" "$(basename "$3")" "$4"\n')
+            (folder / name).chmod(0o755)
+
+    monkeypatch.setattr(testbed, "fetch", unpack)
+    assert testbed.criu_dir() is None
+    assert testbed.main(["criu"]) == 0
+    folder = testbed.criu_dir()
+    assert capsys.readouterr().out == f"{folder}\n"
+    moved = (machine / "cache").rename(machine / "moved elsewhere") / folder.relative_to(machine / "cache")
+    done = subprocess.run([moved / "criu", "check"], capture_output=True, text=True, check=True)
+    assert done.stdout == "ld-linux-any.so.2 criu check\n"
+
+
+def test_criu_without_its_loader_is_left_out(machine, monkeypatch, capsys):
+    monkeypatch.setattr(testbed, "fetch", lambda *of: of[2].mkdir(parents=True))
+    assert testbed.main(["criu"]) == 1
+    assert "CRIU is left out, and the tests of checkpoints" in capsys.readouterr().err
+    assert testbed.criu_dir() is None
+
+
 @pytest.mark.parametrize(("ci", "code"), [("", 0), ("false", 0), ("true", 1), ("1", 1)])
 def test_a_gap_is_a_failure_in_ci_only(machine, monkeypatch, capsys, ci, code):
     monkeypatch.setenv("CI", ci)
