@@ -6,6 +6,7 @@ import platform as _host
 import re
 import sys
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import cache
 
 from containerd_aio.errors import InvalidArgument
@@ -48,10 +49,57 @@ _ARCHITECTURES = {
 # Variants that go without saying.
 _BASELINES = {("arm64", "8"), ("arm64", "v8"), ("arm64", "v8.0"), ("amd64", "v1")}
 
-_KNOWN_ARCHITECTURES = (
-    "386 amd64 arm arm64 loong64 mips mips64 mips64le mipsle ppc64 ppc64le riscv64 s390x wasm"
+# What containerd takes for an architecture or an operating system when it stands alone (Go: platforms/database.go).
+_KNOWN_ARCHITECTURES = frozenset(
+    [
+        "386",
+        "amd64",
+        "amd64p32",
+        "arm",
+        "arm64",
+        "arm64be",
+        "armbe",
+        "loong64",
+        "mips",
+        "mips64",
+        "mips64le",
+        "mips64p32",
+        "mips64p32le",
+        "mipsle",
+        "ppc",
+        "ppc64",
+        "ppc64le",
+        "riscv",
+        "riscv64",
+        "s390",
+        "s390x",
+        "sparc",
+        "sparc64",
+        "wasm",
+    ]
 )
-_KNOWN_SYSTEMS = "aix darwin dragonfly freebsd linux netbsd openbsd solaris wasip1 windows"
+_KNOWN_SYSTEMS = frozenset(
+    [
+        "aix",
+        "android",
+        "darwin",
+        "dragonfly",
+        "freebsd",
+        "hurd",
+        "illumos",
+        "ios",
+        "js",
+        "linux",
+        "nacl",
+        "netbsd",
+        "openbsd",
+        "plan9",
+        "solaris",
+        "wasip1",
+        "windows",
+        "zos",
+    ]
+)
 
 
 def normalize(platform: Platform) -> Platform:
@@ -77,63 +125,96 @@ def default_platform() -> Platform:
 
 
 def parse_platform(text: str) -> Platform:
-    """Read ``os/architecture[/variant]``, or only one of ``os`` and ``architecture``; the rest is this machine's.
+    """Read ``os[(version)]/architecture[/variant]``, or only one of ``os`` and ``architecture``; the rest is this machine's.
 
     Raises:
         InvalidArgument: It is not a platform.
     """
     parts = text.split("/")
-    if len(parts) > 3 or not all(_COMPONENT.fullmatch(part) for part in parts):
+    system, _, version = parts[0].partition("(")
+    if version[-1:] == ")":
+        parts[0], version = system, version[:-1]
+        wrong = next((part for part in (*parts, version) if not _COMPONENT.fullmatch(part)), None)
+    else:
+        version, wrong = "", next((part for part in parts if not _COMPONENT.fullmatch(part)), None)
+    if len(parts) > 3 or wrong is not None:
+        part = "" if wrong is None else f"{wrong!r} "
         raise InvalidArgument(
-            f"platform {text!r} is not understood; expected os/architecture[/variant], such as linux/arm64"
+            f"platform {text!r}: {part}is not understood; expected os/architecture[/variant], such as linux/arm64"
         )
     if len(parts) > 1:
-        return normalize(Platform(*parts))
+        return replace(normalize(Platform(*parts)), os_version=version)
     here = default_platform()
-    word = normalize(Platform(text, text))
-    if word.os in _KNOWN_SYSTEMS.split():
-        return normalize(Platform(word.os, here.architecture, here.variant))
-    if word.architecture in _KNOWN_ARCHITECTURES.split():
+    word = normalize(Platform(parts[0], parts[0]))
+    if word.os in _KNOWN_SYSTEMS:
+        return normalize(Platform(word.os, here.architecture, here.variant, version))
+    if word.architecture in _KNOWN_ARCHITECTURES:
         return normalize(Platform(here.os, word.architecture, word.variant))
     raise InvalidArgument(
         f"platform {text!r} is neither an operating system nor an architecture that is known"
     )
 
 
-def format_platform(platform: Platform) -> str:
-    """Return ``os/architecture[/variant]``."""
-    return str(platform)
+def format_platform(platform: Platform, *, version: bool = False) -> str:
+    """Return ``os/architecture[/variant]``.
+
+    Args:
+        platform: What to write.
+        version: Write ``os(version)`` where the version of the operating system is known (Go: platforms.FormatAll).
+    """
+    if not version or not platform.os_version:
+        return str(platform)
+    return f"{platform.os}({platform.os_version})" + str(platform)[len(platform.os) :]
 
 
 def _compatible(platform: Platform) -> list[Platform]:
-    """Return what a machine of `platform` runs, the best first."""
-    system, architecture, variant = platform.os, platform.architecture, platform.variant
+    """Return what a machine of `platform` runs, the best first (Go: platforms.Only)."""
+    architecture, variant = platform.architecture, platform.variant
 
-    def arm(newest: int) -> list[Platform]:
-        return [Platform(system, "arm", f"v{n}") for n in range(newest, 4, -1)]
+    def others(name: str, *variants: str) -> list[Platform]:
+        return [normalize(replace(platform, architecture=name, variant=v)) for v in variants]
 
+    level = int(found[1]) if (found := re.fullmatch(r"v(\d)", variant)) else 0
     if architecture == "amd64":
-        levels = int(variant[1:]) if re.fullmatch(r"v[2-9]", variant) else 1
-        better = [Platform(system, "amd64", f"v{n}") for n in range(levels, 1, -1)]
-        return [*better, Platform(system, "amd64"), Platform(system, "386")]
-    if architecture == "arm" and re.fullmatch(r"v[5-9]", variant):
-        return arm(int(variant[1:]))
+        return [platform, *others("amd64", *(f"v{n}" for n in range(level - 1, 0, -1))), *others("386", "")]
+    if architecture == "arm" and level > 5:
+        return [platform, *others("arm", *(f"v{n}" for n in range(level - 1, 4, -1)))]
     if architecture == "arm64":
-        minor = re.fullmatch(r"v8\.([1-9])", variant)
-        better = [Platform(system, "arm64", f"v8.{n}") for n in range(int(minor[1]), 0, -1)] if minor else []
-        if variant and not minor:
-            better = [platform]
-        return [*better, Platform(system, "arm64"), *arm(8)]
+        older = others("arm64", *_older_arm64(variant))
+        return [platform, *older, *others("arm", "v8", "v7", "v6", "v5")]
     return [platform]
+
+
+def _older_arm64(variant: str) -> list[str]:
+    """Return the variants before an arm64 one: 8.x is followed by 9.0, which is 8.5 with more (Arm's manual, A2.1)."""
+    found = re.fullmatch(r"v([89])(?:\.(\d))?", variant or "v8")
+    if found is None:
+        return []
+    minor = int(found[2] or 0)
+    older: list[str] = []
+    if found[1] == "9":
+        older = [f"v9.{n}" if n else "v9" for n in range(minor - 1, -1, -1)]
+        minor += 6
+    return older + [f"v8.{n}" if n else "v8" for n in range(minor - 1, -1, -1)]
+
+
+def _key(platform: Platform) -> tuple[str, str, str]:
+    return platform.os, platform.architecture, platform.variant
+
+
+def _suits_version(wanted: str, found: str) -> bool:
+    """Tell whether an image for one build of Windows runs on another: only on the same one, unless nobody says."""
+    return not wanted or not found or wanted.split(".")[:3] == found.split(".")[:3]
 
 
 def match_only(platform: Platform) -> Matcher:
     """Return a matcher for what runs on a machine of `platform`: itself best, then what it is compatible with."""
-    wanted = {p: rank for rank, p in enumerate(_compatible(normalize(platform)))}
+    wanted = {_key(p): rank for rank, p in enumerate(_compatible(normalize(platform)))}
+    version = platform.os_version
 
     def matches(candidate: Platform) -> int | None:
-        found = normalize(candidate)
-        return wanted.get(Platform(found.os, found.architecture, found.variant))
+        rank = wanted.get(_key(normalize(candidate)))
+        return rank if rank is None or _suits_version(version, candidate.os_version) else None
 
     return matches
 
@@ -143,13 +224,8 @@ def match_strict(platform: Platform) -> Matcher:
     wanted = normalize(platform)
 
     def matches(candidate: Platform) -> int | None:
-        found = normalize(candidate)
-        same = (found.os, found.architecture, found.variant) == (
-            wanted.os,
-            wanted.architecture,
-            wanted.variant,
-        )
-        return 0 if same else None
+        same = _key(normalize(candidate)) == _key(wanted)
+        return 0 if same and _suits_version(wanted.os_version, candidate.os_version) else None
 
     return matches
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -72,10 +71,9 @@ class Progress:
 
     ::
 
-        async with Progress() as progress, anyio.create_task_group() as tasks:
+        async with anyio.create_task_group() as tasks, Progress() as progress:
             tasks.start_soon(show, progress)  # async for event in progress: ...
             image = await client.pull(name, progress=progress)
-            progress.close()
 
     A reader that is slow misses steps of an object, never its latest one: nothing grows, and nobody waits for it.
 
@@ -86,23 +84,20 @@ class Progress:
     def __init__(self) -> None:
         self.state: dict[str, ProgressEvent] = {}
         self._fresh: dict[str, ProgressEvent] = {}
-        self._send, self._receive = anyio.create_memory_object_stream[None](math.inf)
+        self._wake = anyio.Event()
         self._closed = False
 
     def __call__(self, event: ProgressEvent) -> None:
         """Take a step."""
         self.state[event.name] = event
-        if self._closed:
-            return
-        if not self._fresh:
-            self._send.send_nowait(None)
-        self._fresh[event.name] = event
+        if not self._closed:
+            self._fresh[event.name] = event
+            self._wake.set()
 
     def close(self) -> None:
         """End the iteration once what has come is read."""
-        if not self._closed:
-            self._closed = True
-            self._send.close()
+        self._closed = True
+        self._wake.set()
 
     async def __aenter__(self) -> Self:
         return self
@@ -114,16 +109,15 @@ class Progress:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
-        self._receive.close()
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> ProgressEvent:
         while not self._fresh:
-            try:
-                await self._receive.receive()
-            except (anyio.EndOfStream, anyio.ClosedResourceError):
-                raise StopAsyncIteration from None
+            if self._closed:
+                raise StopAsyncIteration
+            self._wake = anyio.Event()
+            await self._wake.wait()
         name = next(iter(self._fresh))
         return self._fresh.pop(name)

@@ -67,12 +67,7 @@ def parse_familiar(text: str) -> Reference:
     Raises:
         InvalidArgument: It is not a name of an image; the text says what is wrong with it.
     """
-    rest, at, digest = text.partition("@")
-    if at:
-        check_digest(digest)
-    name, colon, tag = rest.rpartition(":")
-    if not colon or "/" in tag:  # that colon belongs to a port
-        name, tag = rest, ""
+    name, tag, digest = _split(text)
     registry, slash, repository = name.partition("/")
     if not slash or not (
         set(".:") & set(registry) or registry == "localhost" or registry.lower() != registry
@@ -81,16 +76,56 @@ def parse_familiar(text: str) -> Reference:
     registry = DEFAULT_REGISTRY if registry == "index.docker.io" else registry
     if registry == DEFAULT_REGISTRY and "/" not in repository:
         repository = f"library/{repository}"
-    if not _REGISTRY.fullmatch(registry):
-        raise InvalidArgument(f"image name {text!r}: {registry!r} is not a host")
+    return _checked(text, Reference(registry, repository, tag or ("" if digest else DEFAULT_TAG), digest))
+
+
+def parse_reference(text: str) -> Reference:
+    """Read a full name, as containerd takes it: with a registry, and nothing is filled in (Go: reference.Parse).
+
+    What Go's parser lets through and no registry accepts (upper case, a query, a short digest) is refused.
+
+    Raises:
+        InvalidArgument: It is not such a name; the text says what is wrong with it.
+    """
+    name, tag, digest = _split(text)
+    registry, slash, repository = name.partition("/")
+    if not slash or not registry:
+        raise InvalidArgument(
+            f"image name {text!r}: {name!r} names no registry; the full form is registry/repository:tag"
+        )
+    return _checked(text, Reference(registry, repository, tag, digest))
+
+
+def _split(text: str) -> tuple[str, str, str]:
+    """Return name, tag and digest; the last two are empty where there is none."""
+    if "://" in text:
+        raise InvalidArgument(
+            f"image name {text!r}: {text.partition('://')[0]!r} is a scheme, which names of images do not have"
+        )
+    rest, at, digest = text.partition("@")
+    if at:
+        check_digest(digest)
+    name, colon, tag = rest.rpartition(":")
+    if not colon or "/" in tag:  # that colon belongs to a port
+        return rest, "", digest
+    if not _TAG.fullmatch(tag):
+        raise InvalidArgument(f"image name {text!r}: {tag!r} is not a tag")
+    return name, tag, digest
+
+
+def _checked(text: str, reference: Reference) -> Reference:
+    repository = reference.repository
+    if not _REGISTRY.fullmatch(reference.registry):
+        raise InvalidArgument(f"image name {text!r}: {reference.registry!r} is not a host")
     if not _REPOSITORY.fullmatch(repository):
         hint = "; it must be in lower case" if repository.lower() != repository else ""
         raise InvalidArgument(f"image name {text!r}: {repository!r} is not a repository{hint}")
-    if colon and "/" not in rest.rpartition(":")[2] and not _TAG.fullmatch(tag):
-        raise InvalidArgument(f"image name {text!r}: {tag!r} is not a tag")
     if len(repository) > _MAX_NAME:
-        raise InvalidArgument(f"image name {text!r}: a repository has at most {_MAX_NAME} characters")
-    return Reference(registry, repository, tag or ("" if digest else DEFAULT_TAG), digest)
+        raise InvalidArgument(
+            f"image name {text!r}: {repository[:40]!r}... has {len(repository)} characters; "
+            f"a repository has at most {_MAX_NAME}"
+        )
+    return reference
 
 
 def normalize_name(text: str) -> str:

@@ -38,10 +38,14 @@ from containerd_aio.errors import InvalidArgument
         ("linux/arm/v5", "linux/arm/v5"),
         ("macos/arm64", "darwin/arm64"),
         ("windows/amd64", "windows/amd64"),
+        ("windows(10.0.17763)/amd64", "windows(10.0.17763)/amd64"),
+        ("linux/i686", "linux/386"),
+        ("linux/armv6l", "linux/arm/v6"),
+        ("plan9/386", "plan9/386"),
     ],
 )
 def test_parse_and_format(given: str, expected: str) -> None:
-    assert format_platform(parse_platform(given)) == expected
+    assert format_platform(parse_platform(given), version=True) == expected
     assert parse_platform(expected) == parse_platform(given)
 
 
@@ -74,13 +78,28 @@ def test_the_default_is_in_the_words_of_images() -> None:
         ("linux/arm/v7", ["linux/arm/v7", "linux/arm/v6", "linux/arm/v5"]),
         ("linux/arm64", ["linux/arm64", "linux/arm/v8", "linux/arm/v7", "linux/arm/v6", "linux/arm/v5"]),
         ("linux/arm64/v8.1", ["linux/arm64/v8.1", "linux/arm64", "linux/arm/v8"]),
+        (
+            "linux/arm64/v9.1",
+            [
+                "linux/arm64/v9.1",
+                "linux/arm64/v9",
+                "linux/arm64/v8.6",
+                "linux/arm64/v8.1",
+                "linux/arm64",
+                "linux/arm/v8",
+            ],
+        ),
         ("linux/riscv64", ["linux/riscv64"]),
+        ("windows(10.0.17763.1)/amd64", ["windows(10.0.17763.999)/amd64", "windows/amd64"]),
     ],
 )
 def test_only_matches_what_the_machine_runs_the_best_first(host: str, runs: list[str]) -> None:
     matches = match_only(parse_platform(host))
     ranks = [matches(parse_platform(text)) for text in runs]
     assert None not in ranks
+    if host.startswith("windows"):
+        assert matches(parse_platform("windows(10.0.20348.1)/amd64")) is None
+        return
     assert ranks == sorted(ranks, key=lambda rank: rank if rank is not None else -1)
     assert ranks[0] == 0
     for other in ("windows/amd64", "linux/s390x", "unknown/unknown", "freebsd/amd64"):
@@ -88,6 +107,15 @@ def test_only_matches_what_the_machine_runs_the_best_first(host: str, runs: list
             matches(parse_platform(other) if other != "unknown/unknown" else Platform("unknown", "unknown"))
             is None
         )
+
+
+def test_the_error_quotes_the_part() -> None:
+    with pytest.raises(InvalidArgument, match=r"platform 'linux/am\*64': 'am\*64' is not understood"):
+        parse_platform("linux/am*64")
+
+
+def test_the_version_is_written_only_when_asked_for() -> None:
+    assert format_platform(parse_platform("windows(10.0.17763)/amd64")) == "windows/amd64"
 
 
 def test_a_newer_variant_does_not_run_on_an_older_machine() -> None:

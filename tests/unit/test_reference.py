@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from containerd_aio.distribution.reference import Reference, normalize_name, parse_familiar
+from containerd_aio.distribution.reference import Reference, normalize_name, parse_familiar, parse_reference
 from containerd_aio.errors import InvalidArgument
 
 DIGEST = "sha256:" + "0123456789abcdef" * 4
@@ -56,15 +56,15 @@ def test_the_parts() -> None:
     [
         ("", "not a repository"),
         ("Busybox", "lower case"),
-        ("example.com/App", "lower case"),
-        ("busybox:", "not a tag"),
+        ("example.com/App", "'App' is not a repository; it must be in lower case"),
+        ("busybox:", "'' is not a tag"),
         ("busybox:" + "x" * 129, "not a tag"),
         ("busybox:-x", "not a tag"),
         ("busybox@sha256:short", "64 hex digits"),
         ("busybox@md5:" + "0" * 32, "algorithm"),
         ("a//b", "not a repository"),
         ("-example.com/a", "not a host"),
-        ("https://example.com/a", "not a"),
+        ("https://example.com/a", "'https' is a scheme"),
         ("a" * 256, "at most 255"),
         (" busybox", "not a repository"),
     ],
@@ -72,3 +72,40 @@ def test_the_parts() -> None:
 def test_what_is_no_name(text: str, why: str) -> None:
     with pytest.raises(InvalidArgument, match=why):
         parse_familiar(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("docker.io/library/redis:foo", ("docker.io", "library/redis", "foo", "")),
+        (f"docker.io/library/redis:foo@{DIGEST}", ("docker.io", "library/redis", "foo", DIGEST)),
+        (f"docker.io/library/redis@{DIGEST}", ("docker.io", "library/redis", "", DIGEST)),
+        ("localhost:5000/library/redis:obj", ("localhost:5000", "library/redis", "obj", "")),
+        ("docker.io/library/redis", ("docker.io", "library/redis", "", "")),
+        ("sub-dom1.foo.com/bar/baz/quux:some-long-tag", ("sub-dom1.foo.com", "bar/baz/quux", "some-long-tag", "")),
+        ("b.gcr.io/test.example.com/my-app:test.example.com", ("b.gcr.io", "test.example.com/my-app", "test.example.com", "")),
+        ("xn--n3h.com/myimage:xn--n3h.com", ("xn--n3h.com", "myimage", "xn--n3h.com", "")),
+        ("busybox/app:1", ("busybox", "app", "1", "")),
+    ],
+)  # fmt: skip
+@pytest.mark.shows("go:TestReferenceParser")
+def test_a_full_name_is_taken_as_it_is(text: str, parts: tuple[str, str, str, str]) -> None:
+    assert parse_reference(text) == Reference(*parts)
+    assert str(parse_reference(text)) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("busybox", "'busybox' names no registry"),
+        ("/docker.io/library/redis:obj", "names no registry"),
+        ("http://xn--7o8h.com/myimage:1", "'http' is a scheme"),
+        ("docker.io/library/redis:foo?fooo=asdf", "'foo\\?fooo=asdf' is not a tag"),
+        ("docker.io/library/redis:obj@abcdef", "'abcdef' is not a digest"),
+        ("docker.io/Library/redis", "'Library/redis' is not a repository; it must be in lower case"),
+        ("-x/redis", "'-x' is not a host"),
+    ],
+)
+def test_what_is_no_full_name(text: str, why: str) -> None:
+    with pytest.raises(InvalidArgument, match=why):
+        parse_reference(text)
