@@ -7,6 +7,9 @@ import posixpath
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from containerd_aio.distribution._compression import detect
+from containerd_aio.distribution._layers import repack
+from containerd_aio.distribution._names import NAME_ANNOTATION, REF_NAME_ANNOTATION
 from containerd_aio.distribution._tar import clean_path
 from containerd_aio.distribution.manifests import (
     OCI_CONFIG,
@@ -18,6 +21,7 @@ from containerd_aio.distribution.manifests import (
     gc_labels,
     parse_json,
 )
+from containerd_aio.distribution.platforms import normalize
 from containerd_aio.distribution.reference import parse_familiar
 from containerd_aio.errors import InvalidArgument
 from containerd_aio.services.descriptor import Descriptor, Platform
@@ -26,6 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from containerd_aio.services.content import ContentStore
+
+_LAYER_TYPES = {"none": OCI_LAYER, "gzip": OCI_LAYER_GZIP, "zstd": OCI_LAYER_ZSTD}
 
 _MAX_LINKS = 10
 
@@ -53,7 +59,13 @@ class _Item:
 
 
 async def docker_entries(
-    content: ContentStore, manifest_json: bytes, files: Mapping[str, Blob], links: Mapping[str, str]
+    content: ContentStore,
+    manifest_json: bytes,
+    files: Mapping[str, Blob],
+    links: Mapping[str, str],
+    *,
+    prefix: str,
+    compress: bool = False,
 ) -> list[Descriptor]:
     """Write an OCI manifest for each image of the archive, and return what an ``index.json`` would list.
 
@@ -61,7 +73,9 @@ async def docker_entries(
         content: Where the files are; the manifests are put there.
         manifest_json: The file of that name.
         files: Path -> the regular files.
-        links: Path -> target of the symbolic links, by which images share layers.
+        links: Path -> target of the links, by which images share layers.
+        prefix: What ingests are called.
+        compress: Pack layers that are plain with gzip.
 
     Raises:
         InvalidArgument: The file is malformed, or names what is not in the archive.
@@ -69,18 +83,18 @@ async def docker_entries(
     entries: list[Descriptor] = []
     for item in _parse(manifest_json):
         config = _find(item.config, files, links)
-        layers = [_find(path, files, links) for path in item.layers]
         described = parse_json(await content.read_all(config.digest), f"image config {item.config}")
+        layers = [await _layer(content, _find(path, files, links), compress=compress) for path in item.layers]
         document = {
             "schemaVersion": 2,
             "mediaType": OCI_MANIFEST,
             "config": Descriptor(OCI_CONFIG, config.digest, config.size).to_json(),
-            "layers": [Descriptor(_layer_type(b), b.digest, b.size).to_json() for b in layers],
+            "layers": [layer.to_json() for layer in layers],
         }
         data = json.dumps(document, separators=(",", ":")).encode()
         labels = gc_labels(OCI_MANIFEST, children(document, OCI_MANIFEST, "manifest"))
-        digest = await content.write(f"import-manifest-{config.digest}", data, labels=labels)
-        target = Descriptor(OCI_MANIFEST, digest, len(data), platform=Platform.from_json(described))
+        digest = await content.write(f"{prefix}manifest-{config.digest}", data, labels=labels)
+        target = Descriptor(OCI_MANIFEST, digest, len(data), platform=_platform(described))
         entries += [replace(target, annotations=_annotations(tag)) for tag in item.tags] or [target]
     return entries
 
@@ -100,11 +114,25 @@ def _parse(data: bytes) -> list[_Item]:
         ) from exc
 
 
+async def _layer(content: ContentStore, blob: Blob, *, compress: bool) -> Descriptor:
+    compression = detect(blob.magic)
+    if not compress or compression != "none":
+        return Descriptor(_LAYER_TYPES[compression], blob.digest, blob.size)
+    packed = await repack(content, blob.digest, "gzip", diff_id=blob.digest)
+    return Descriptor(OCI_LAYER_GZIP, packed.digest, packed.size)
+
+
+def _platform(config: Mapping[str, Any]) -> Platform | None:
+    """Return the platform of an image config, which need not be written as it should (``AMD64``), or be there."""
+    platform = normalize(Platform.from_json(config))
+    return platform if platform.os and platform.architecture else None
+
+
 def _annotations(tag: str) -> dict[str, str]:
     reference = parse_familiar(tag)
     return {
-        "io.containerd.image.name": str(reference),
-        "org.opencontainers.image.ref.name": reference.tag,
+        NAME_ANNOTATION: str(reference),
+        REF_NAME_ANNOTATION: reference.tag,
     }
 
 
@@ -117,9 +145,3 @@ def _find(path: str, files: Mapping[str, Blob], links: Mapping[str, str]) -> Blo
             break
         at = clean_path(posixpath.join(posixpath.dirname(at), links[at]))
     raise InvalidArgument(f"the archive is incomplete: its manifest.json names {path}, which is not there")
-
-
-def _layer_type(blob: Blob) -> str:
-    if blob.magic.startswith(b"\x1f\x8b"):
-        return OCI_LAYER_GZIP
-    return OCI_LAYER_ZSTD if blob.magic.startswith(b"\x28\xb5\x2f\xfd") else OCI_LAYER

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import tarfile
-import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from containerd_aio.errors import InvalidArgument
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterator
+    from collections.abc import AsyncGenerator, AsyncIterator
 
 _BLOCK = tarfile.BLOCKSIZE
 _END = bytes(_BLOCK)
@@ -22,13 +21,6 @@ _WITHOUT_DATA = frozenset(
     {tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE}
 )
 
-_COMPRESSIONS = {
-    b"\x28\xb5\x2f\xfd": "zstd",
-    b"\xfd7zXZ\x00": "xz",
-    b"BZh": "bzip2",
-    b"\x04\x22\x4d\x18": "lz4",
-}
-
 
 @dataclass(frozen=True, slots=True)
 class Member:
@@ -38,7 +30,7 @@ class Member:
         path: Its path, cleaned: relative, without ``.`` and empty parts.
         size: Bytes of a regular file.
         is_file: It is a regular file.
-        link: Target of a symbolic link; empty for everything else.
+        link: Target of a link, relative to its directory unless it begins with a slash; empty for everything else.
     """
 
     path: str
@@ -54,10 +46,12 @@ class TarReader:
 
     Args:
         chunks: The bytes of the archive, not compressed.
+        max_size: Refuse an archive with more bytes than this.
     """
 
-    def __init__(self, chunks: AsyncIterator[bytes]) -> None:
+    def __init__(self, chunks: AsyncIterator[bytes], *, max_size: int | None = None) -> None:
         self._stream = _Stream(chunks)
+        self._max_size = max_size
         self._left = 0  # bytes of the current member that were not read
         self._padding = 0
 
@@ -102,11 +96,15 @@ class TarReader:
             self._padding = -self._left % _BLOCK
         if header.type in _WITHOUT_DATA:  # whatever their size field says
             self._left = self._padding = 0
+        if self._max_size is not None and where + self._left > self._max_size:
+            raise InvalidArgument(f"the archive has more than the {self._max_size} bytes that are allowed")
+        link = overrides.get("linkpath", header.linkname) if header.issym() or header.islnk() else ""
         return Member(
             path=clean_path(overrides.get("path", header.name)),
             size=self._left,
             is_file=is_file,
-            link=overrides.get("linkpath", header.linkname) if header.issym() else "",
+            # A hard link names a path from the archive's root, a symbolic one from where it is.
+            link="/" + clean_path(link) if header.islnk() else link,
         )
 
     async def _extension(self, where: int) -> bytes:
@@ -157,7 +155,9 @@ def _parse_header(block: bytes, where: int) -> tarfile.TarInfo:
         header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
     except tarfile.HeaderError as exc:
         if where == 0:
-            raise InvalidArgument("this is no tar archive (neither plain nor compressed with gzip)") from exc
+            raise InvalidArgument(
+                "this is no tar archive (neither plain nor compressed with gzip or zstd)"
+            ) from exc
         raise InvalidArgument(f"the archive is damaged: no tar header at byte {where} ({exc})") from exc
     if header.size < 0:
         raise InvalidArgument(f"the archive is damaged: a member of {header.size} bytes at byte {where}")
@@ -206,74 +206,3 @@ class _Stream:
                 break
             data += more
         return data
-
-
-async def decompressed(source: AsyncIterable[bytes]) -> AsyncGenerator[bytes, None]:
-    """Yield the bytes of `source`, unpacked if they are compressed with gzip.
-
-    Raises:
-        InvalidArgument: They are compressed in another way, or damaged.
-    """
-    head = b""
-    inflate: _Gunzip | None = None
-    begun = False
-    async for chunk in source:
-        if begun:
-            data = chunk
-        else:
-            head += chunk
-            if len(head) < 6:
-                continue
-            begun, data = True, head
-            inflate = _detect(head)
-        if inflate is None:
-            yield data
-        else:
-            for piece in inflate.feed(data):
-                yield piece
-    if not begun and head:
-        yield head
-    if inflate is not None:
-        inflate.finish()
-
-
-def _detect(head: bytes) -> _Gunzip | None:
-    if head.startswith(b"\x1f\x8b"):
-        return _Gunzip()
-    for magic, name in _COMPRESSIONS.items():
-        if head.startswith(magic):
-            raise InvalidArgument(
-                f"the archive is compressed with {name}; only plain tar and gzip are read: decompress it first"
-            )
-    return None
-
-
-class _Gunzip:
-    """A gzip stream of any number of members, unpacked in bounded pieces."""
-
-    _PIECE = 1 << 20
-
-    def __init__(self) -> None:
-        self._inflate = zlib.decompressobj(wbits=31)
-
-    def feed(self, data: bytes) -> Iterator[bytes]:
-        """Yield what `data` unpacks to."""
-        piece = b""
-        try:
-            while data or len(piece) == self._PIECE:
-                if self._inflate.eof:
-                    data = data.lstrip(b"\0")  # padding between and after members
-                    if not data:
-                        return
-                    self._inflate = zlib.decompressobj(wbits=31)
-                piece = self._inflate.decompress(data, self._PIECE)
-                data = self._inflate.unused_data if self._inflate.eof else self._inflate.unconsumed_tail
-                if piece:
-                    yield piece
-        except zlib.error as exc:
-            raise InvalidArgument(f"the archive's gzip compression is damaged: {exc}") from exc
-
-    def finish(self) -> None:
-        """Refuse a stream that ended too early."""
-        if not self._inflate.eof:
-            raise InvalidArgument("the archive is cut short: its gzip stream does not end")

@@ -1,29 +1,41 @@
-"""Images from archives: what ``docker save``, ``ctr image export`` and others write (Go: ``Client.Import``)."""
+"""Images from archives: what ``docker save``, ``ctr image export`` and others write (Go: ``Client.Import``).
+
+An archive may come from anywhere. What it says of itself (sizes, digests, names, links) is checked: a blob before it is
+committed, everything else before the first image is made. What was committed by then goes with the lease.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing
 from dataclasses import dataclass, field
-from os import PathLike, fspath
 from typing import TYPE_CHECKING
 
-import anyio
-
+from containerd_aio.distribution._compression import decompressed
 from containerd_aio.distribution._docker_archive import Blob, docker_entries
-from containerd_aio.distribution._tar import TarReader, decompressed
+from containerd_aio.distribution._names import (
+    NAME_ANNOTATION,
+    REF_NAME_ANNOTATION,
+    Naming,
+    add_prefix,
+    filter_prefix,
+    name_images,
+)
+from containerd_aio.distribution._selection import matcher
+from containerd_aio.distribution._source import opened
+from containerd_aio.distribution._tar import TarReader
 from containerd_aio.distribution.manifests import (
     OCI_INDEX,
     check_unambiguous,
     children,
     gc_labels,
     is_index,
+    is_layer,
     is_manifest,
     parse_json,
     read_document,
 )
-from containerd_aio.distribution.platforms import any_platform, default_platform, match_only
-from containerd_aio.distribution.reference import Reference, parse_familiar
+from containerd_aio.distribution.reference import parse_familiar
 from containerd_aio.errors import InvalidArgument, NotFound
 from containerd_aio.services._convert import unique_name
 from containerd_aio.services.content import READ_ALL_LIMIT, ContentStore
@@ -32,50 +44,74 @@ from containerd_aio.services.images import ImageRecord, ImageStore
 from containerd_aio.services.leases import lease
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterable, Mapping
+    from collections.abc import AsyncGenerator, AsyncIterable, Callable, Mapping
 
+    from containerd_aio.distribution._selection import PlatformChoice
+    from containerd_aio.distribution._source import ArchiveSource
     from containerd_aio.distribution.platforms import Matcher
-    from containerd_aio.services.descriptor import Platform
     from containerd_aio.services.stubs import Services
 
-NAME_ANNOTATION = "io.containerd.image.name"
-"""Annotation in an archive's index: full name of the image."""
+__all__ = [
+    "NAME_ANNOTATION",
+    "REF_NAME_ANNOTATION",
+    "add_prefix",
+    "filter_prefix",
+    "import_archive",
+]
 
-REF_NAME_ANNOTATION = "org.opencontainers.image.ref.name"
-"""Annotation in an archive's index: often only a tag."""
-
-_CHUNK = 1 << 20
 _IN_MEMORY = frozenset({"oci-layout", "index.json", "manifest.json"})
+
+# Images have some dozens of blobs; archives with more files than this are not meant well.
+_MOST_MEMBERS = 100_000
+
+# An index of indexes is rare already.
+_DEEPEST = 8
 
 
 async def import_archive(
     services: Services,
-    source: str | PathLike[str] | AsyncIterable[bytes],
+    source: ArchiveSource,
     *,
     name: str | None = None,
-    platform: Platform | None = None,
+    names: Callable[[str], str | None] | None = None,
+    platform: PlatformChoice = None,
     all_platforms: bool = False,
     index_name: str | None = None,
+    digest_names: str = "",
+    skip_digest_of_named: bool = False,
     labels: Mapping[str, str] | None = None,
+    skip_missing: bool = False,
+    discard_layers: bool = False,
+    compress: bool = False,
+    max_size: int | None = None,
 ) -> list[ImageRecord]:
     """Import the images of an archive into containerd's content and image stores.
 
-    The archive is a tar, plain or compressed with gzip, of an OCI image layout or of what older ``docker save`` wrote.
-    It is read once, from front to end, and never held in memory. Every blob is checked against its digest. It runs
-    under the lease in force, or one of its own; when it fails or is cancelled, no image has been made and what has
+    The archive is a tar, plain or compressed with gzip or zstd, of an OCI image layout or of what older ``docker save``
+    wrote. It is read once, from front to end, and never held in memory. Every blob is checked against its digest. It
+    runs under the lease in force, or one of its own; when it fails or is cancelled, no image has been made and what has
     come is collected. Nothing is unpacked.
 
     Args:
         services: Says which daemon and namespace.
-        source: Path of the archive, or its bytes as an asynchronous iterable (such as an anyio byte stream).
+        source: Path of the archive, an open binary file, or its bytes as an asynchronous iterable (such as an anyio
+            byte stream).
         name: For an image to which the archive gives at most a tag: its repository, or its full name.
-        platform: Of an image with several platforms import only the variants for this; by default this machine's.
+        names: Instead of `name`: makes an image's name of what the archive's annotation for tags says, such as
+            `add_prefix` and `filter_prefix` do; None means no name. A full name in the archive is not translated.
+        platform: Of an image with several platforms import only the variants for these; by default this machine's.
         all_platforms: Import all of them.
         index_name: Make an image of this name for the archive's whole index as well.
+        digest_names: Give every image the name ``<digest_names>@<digest>``, too.
+        skip_digest_of_named: ... unless it has another name.
         labels: Labels of the image records.
+        skip_missing: Take archives that lack some of the content that their indexes and manifests list.
+        discard_layers: Let the layers be collected as soon as the lease ends: unpack the images before that.
+        compress: Pack plain layers of Docker's older archives with gzip.
+        max_size: Refuse archives that have, decompressed, more bytes than this.
 
     Returns:
-        The images, in the archive's order.
+        The images, in the archive's order, the one for the index first.
 
     Raises:
         InvalidArgument: It is no such archive, it is damaged, cut short or incomplete, or has no image with a name;
@@ -83,24 +119,26 @@ async def import_archive(
         NotFound: It has nothing for the platform.
         OSError: The file cannot be read.
     """
-    if platform is not None and all_platforms:
-        raise InvalidArgument("give platform or all_platforms, not both")
-    reference = None if name is None else parse_familiar(name)
-    matches = any_platform if all_platforms else match_only(platform or default_platform())
-    async with _opened(source) as chunks, lease(services):
-        job = _Import(services, matches)
-        layout = await job.read(chunks)
-        entries = await job.entries(layout)
+    if name is not None and names is not None:
+        raise InvalidArgument("give name or names, not both")
+    naming = Naming(
+        given=None if name is None else parse_familiar(name),
+        tagged=name is not None and ":" in name.rpartition("/")[2],
+        translate=names,
+        digests=digest_names,
+        skip_digest_of_named=skip_digest_of_named,
+        required=index_name is None,
+    )
+    matches = matcher(platform, all_platforms=all_platforms)
+    async with opened(source) as chunks, lease(services):
+        job = _Import(services, matches, skip_missing=skip_missing, discard_layers=discard_layers)
+        layout = await job.read(chunks, max_size)
+        entries = await job.entries(layout, compress=compress)
         kept = [e for e in entries if e.platform is None or matches(e.platform) is not None]
         if not kept:
             available = ", ".join(sorted({str(e.platform) for e in entries})) or "no image at all"
             raise NotFound(f"the archive has nothing for this platform; it has {available}")
-        named = name_images(
-            kept,
-            reference,
-            tagged=name is not None and ":" in name.rpartition("/")[2],
-            required=index_name is None,
-        )
+        named = name_images(kept, naming)
         for entry in kept:
             await job.label_tree(entry)
         if index_name is not None:
@@ -116,47 +154,77 @@ class _Layout:
     Attributes:
         documents: Path -> content of the few files that steer an import.
         blobs: Path -> what went into the content store.
-        links: Path -> target of symbolic links.
+        links: Path -> target of links.
         seen: The first paths, for messages.
+        count: How many members there were.
     """
 
     documents: dict[str, bytes] = field(default_factory=dict)
     blobs: dict[str, Blob] = field(default_factory=dict)
     links: dict[str, str] = field(default_factory=dict)
     seen: list[str] = field(default_factory=list)
+    count: int = 0
+
+    def add_document(self, path: str, data: bytes) -> None:
+        """Keep one of the few files that steer an import."""
+        if self.documents.setdefault(path, data) != data:
+            raise _twice(path)
+
+    def add_blob(self, path: str, blob: Blob) -> None:
+        """Keep where a file went."""
+        if self.blobs.setdefault(path, blob) != blob:
+            raise _twice(path)
+
+
+def _twice(path: str) -> InvalidArgument:
+    # Whoever reads the first and whoever reads the last would import different images.
+    return InvalidArgument(f"the archive has {path!r} twice, with different content")
+
+
+async def _document(path: str, size: int, reader: TarReader) -> bytes:
+    if size > READ_ALL_LIMIT:
+        raise InvalidArgument(f"the archive's {path} has {size} bytes, which is absurd")
+    return b"".join([chunk async for chunk in reader.data()])
 
 
 class _Import:
-    def __init__(self, services: Services, matches: Matcher) -> None:
+    def __init__(
+        self, services: Services, matches: Matcher, *, skip_missing: bool, discard_layers: bool
+    ) -> None:
         self._content = ContentStore(services)
         self._matches = matches
-        # Of its own for each import: an ingest that somebody else left may not be what this archive has.
+        self._skip_missing = skip_missing
+        self._discard_layers = discard_layers
+        self._labelled: set[str] = set()
+        # Of its own for each import: an ingest that somebody else left may not be what this archive has. The paths are
+        # not used, they may be no text at all.
         self._prefix = f"import-{unique_name()}-"
+        self._ingests = 0
 
-    async def read(self, chunks: AsyncIterable[bytes]) -> _Layout:
+    async def read(self, chunks: AsyncIterable[bytes], max_size: int | None) -> _Layout:
         """Read the archive to its end; its blobs go into the content store."""
         layout = _Layout()
         async with aclosing(decompressed(chunks)) as plain:
-            reader = TarReader(plain)
+            reader = TarReader(plain, max_size=max_size)
             async with aclosing(reader.members()) as members:
                 async for member in members:
                     path = member.path
+                    layout.count += 1
+                    if layout.count > _MOST_MEMBERS:
+                        raise InvalidArgument(f"the archive has more than {_MOST_MEMBERS} files")
                     if len(layout.seen) < 5:
                         layout.seen.append(path)
                     if member.link:
                         layout.links[path] = member.link
                     elif member.is_file and path in _IN_MEMORY:
-                        if member.size > READ_ALL_LIMIT:
-                            raise InvalidArgument(
-                                f"the archive's {path} has {member.size} bytes, which is absurd"
-                            )
-                        layout.documents[path] = b"".join([chunk async for chunk in reader.data()])
+                        layout.add_document(path, await _document(path, member.size, reader))
                     elif member.is_file:
-                        layout.blobs[path] = await self._ingest(path, member.size, reader)
+                        layout.add_blob(path, await self._ingest(path, member.size, reader))
         return layout
 
     async def _ingest(self, path: str, size: int, reader: TarReader) -> Blob:
-        ref = self._prefix + path
+        self._ingests += 1
+        ref = f"{self._prefix}{self._ingests}"
         expected = digest_of_path(path)
         blob = _Blob(path, expected)
         async with aclosing(blob.read(reader)) as data:
@@ -169,7 +237,7 @@ class _Import:
                 pass
         return Blob(digest, size, blob.magic)
 
-    async def entries(self, layout: _Layout) -> list[Descriptor]:
+    async def entries(self, layout: _Layout, *, compress: bool) -> list[Descriptor]:
         """Return what the archive's index lists."""
         if "oci-layout" in layout.documents:
             version = parse_json(layout.documents["oci-layout"], "the archive's oci-layout").get(
@@ -184,43 +252,64 @@ class _Import:
             return children(index, OCI_INDEX, "the archive's index.json")
         if "manifest.json" in layout.documents:
             return await docker_entries(
-                self._content, layout.documents["manifest.json"], layout.blobs, layout.links
+                self._content,
+                layout.documents["manifest.json"],
+                layout.blobs,
+                layout.links,
+                prefix=self._prefix,
+                compress=compress,
             )
         raise InvalidArgument(
             f"the archive is no image: it has neither oci-layout nor manifest.json (it begins with "
             f"{', '.join(layout.seen) or 'nothing'}), or it was cut short"
         )
 
-    async def label_tree(self, target: Descriptor) -> None:
+    async def label_tree(self, target: Descriptor, depth: int = 0) -> None:
         """Check that everything below `target` is there, and label it so that it is kept as long as `target` is."""
+        if target.digest in self._labelled:
+            return
+        self._labelled.add(target.digest)
         what = f"{target.media_type} {target.digest}"
         if not (is_index(target.media_type) or is_manifest(target.media_type)):
             raise InvalidArgument(
                 f"the archive's index lists {what}, which is neither an index nor a manifest"
             )
+        if depth > _DEEPEST:
+            raise InvalidArgument(f"the archive has indexes in indexes, more than {_DEEPEST} deep")
         try:
+            await self._check_blob(target, "the archive's index")
             document = await read_document(self._content, target)
-        except NotFound as exc:
-            raise InvalidArgument(f"the archive is incomplete: {what} is missing") from exc
+        except NotFound:
+            if depth and self._skip_missing:
+                return
+            raise InvalidArgument(f"the archive is incomplete: {what} is missing") from None
         below = children(document, target.media_type, what)
         if is_index(target.media_type):
             below = [c for c in below if c.platform is None or self._matches(c.platform) is not None]
             if not below:
                 raise NotFound(f"{what} has nothing for this platform; give platform or all_platforms")
             for child in below:
-                await self.label_tree(child)
+                await self.label_tree(child, depth + 1)
         else:
-            for child in below:
-                await self._check_blob(child, what)
-        await self._content.update_labels(target.digest, gc_labels(target.media_type, below))
+            await self._check_blobs(below, what)
+        labels = gc_labels(target.media_type, below)
+        if self._discard_layers:
+            layers = {child.digest for child in below if is_layer(child.media_type)}
+            labels = {label: digest for label, digest in labels.items() if digest not in layers}
+        await self._content.update_labels(target.digest, labels)
+
+    async def _check_blobs(self, targets: list[Descriptor], parent: str) -> None:
+        for target in targets:
+            try:
+                await self._check_blob(target, parent)
+            except NotFound:
+                if not self._skip_missing:
+                    raise InvalidArgument(
+                        f"the archive is incomplete: {target.media_type} {target.digest} of {parent} is missing"
+                    ) from None
 
     async def _check_blob(self, target: Descriptor, parent: str) -> None:
-        try:
-            info = await self._content.info(target.digest)
-        except NotFound as exc:
-            raise InvalidArgument(
-                f"the archive is incomplete: {target.media_type} {target.digest} of {parent} is missing"
-            ) from exc
+        info = await self._content.info(target.digest)
         if info.size != target.size:
             raise InvalidArgument(
                 f"{parent} gives {target.digest} a size of {target.size}; the blob has {info.size} bytes"
@@ -231,9 +320,7 @@ class _Import:
         data = layout.documents.get("index.json")
         if data is None:
             raise InvalidArgument("index_name needs an OCI layout; this archive is of Docker's older kind")
-        digest = await self._content.write(
-            self._prefix + "index.json", data, labels=gc_labels(OCI_INDEX, kept)
-        )
+        digest = await self._content.write(self._prefix + "index", data, labels=gc_labels(OCI_INDEX, kept))
         return Descriptor(OCI_INDEX, digest, len(data))
 
 
@@ -277,63 +364,3 @@ def digest_of_path(path: str) -> str | None:
     if parts[1] != "sha256":
         raise InvalidArgument(f"the archive has {path}; containerd keeps content by sha256 digests only")
     return digest
-
-
-def name_images(
-    entries: list[Descriptor], given: Reference | None, *, tagged: bool, required: bool = True
-) -> list[tuple[str, Descriptor]]:
-    """Return the names of the images to be made, and what each names.
-
-    The full name in the archive counts; else a name in the annotation for tags, if it is more than a tag; else what
-    the caller gave, with the archive's tag if the caller gave none.
-
-    Args:
-        entries: What the archive's index lists.
-        given: What the caller called it.
-        tagged: The caller gave a tag, too.
-        required: Refuse an archive of which no image gets a name.
-
-    Raises:
-        InvalidArgument: No image has a name, or several would get the same.
-    """
-    named: list[tuple[str, Descriptor]] = []
-    for entry in entries:
-        name = entry.annotations.get(NAME_ANNOTATION, "")
-        ref_name = entry.annotations.get(REF_NAME_ANNOTATION, "")
-        if not name and "/" in ref_name:
-            name = str(parse_familiar(ref_name))
-        elif not name and given is not None:
-            tag = given.tag if tagged or not ref_name else ref_name
-            name = str(Reference(given.registry, given.repository, tag))
-        if name:
-            named.append((name, Descriptor(entry.media_type, entry.digest, entry.size)))
-    if required and not named:
-        raise InvalidArgument(
-            "the archive does not name its image; give name=, such as docker.io/library/app:1.0"
-        )
-    twice = {name for name, target in named if any(n == name and t != target for n, t in named)}
-    if twice:
-        raise InvalidArgument(f"several images of the archive would get the name {', '.join(sorted(twice))}")
-    return named
-
-
-@asynccontextmanager
-async def _opened(
-    source: str | PathLike[str] | AsyncIterable[bytes],
-) -> AsyncGenerator[AsyncIterable[bytes], None]:
-    """Give the bytes of `source`, whose file is closed at the end."""
-    if isinstance(source, str | PathLike):
-        async with await anyio.open_file(fspath(source), "rb") as file:
-
-            async def chunks() -> AsyncGenerator[bytes, None]:
-                while data := await file.read(_CHUNK):
-                    yield data
-
-            async with aclosing(chunks()) as bytes_of_file:
-                yield bytes_of_file
-    elif hasattr(source, "__aiter__"):
-        yield source
-    else:
-        raise InvalidArgument(
-            f"cannot import from a {type(source).__name__}; give a path or an asynchronous iterable of bytes"
-        )

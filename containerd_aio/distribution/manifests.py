@@ -59,7 +59,7 @@ def parse_json(data: bytes, what: str) -> dict[str, Any]:
     """
     try:
         value = json.loads(data)
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise InvalidArgument(f"{what} is not JSON: {exc}") from exc
     if not isinstance(value, dict):
         raise InvalidArgument(f"{what} is not a JSON object")

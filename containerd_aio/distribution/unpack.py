@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from containerd_aio._log import get_logger
+from containerd_aio.distribution._layers import UNCOMPRESSED_LABEL
 from containerd_aio.distribution.manifests import chain_id, chain_ids, diff_ids, is_layer, read_document
 from containerd_aio.errors import AlreadyExists, ContainerdError, DataLoss, InvalidArgument, NotFound
 from containerd_aio.services._convert import unique_name
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
     from containerd_aio.services.stubs import Services
 
 __all__ = ["UNCOMPRESSED_LABEL", "chain_id", "snapshot_gc_label", "unpack"]
-
-UNCOMPRESSED_LABEL = "containerd.io/uncompressed"
-"""Label of a layer's blob: the digest of the layer when it is not compressed."""
 
 # Annotations of a layer under this prefix are handed to the snapshotter.
 _INHERITED = "containerd.io/snapshot/"

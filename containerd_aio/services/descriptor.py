@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 # The algorithms registered by the OCI image specification, and how many hex digits each has.
 _HEX_DIGITS = {"sha256": 64, "sha384": 96, "sha512": 128}
+_LARGEST = 2**63 - 1  # an int64 to containerd
 _DIGEST = re.compile(r"([a-z0-9]+(?:[.+_-][a-z0-9]+)*):([a-f0-9]+)")
 
 
@@ -128,7 +129,7 @@ class Descriptor:
         """
         try:
             size = value["size"]
-            if type(size) is not int or size < 0:
+            if type(size) is not int or not 0 <= size <= _LARGEST:
                 raise InvalidArgument(f"a descriptor has the size {size!r}")  # noqa: TRY301 - one except for all
             data = value.get("data")
             platform = value.get("platform")

@@ -10,13 +10,16 @@ from contextlib import aclosing
 from typing import Any
 
 import pytest
+from backports import zstd
 
-from containerd_aio.distribution._docker_archive import Blob, _find, _layer_type, _parse
-from containerd_aio.distribution._tar import Member, TarReader, clean_path, decompressed
-from containerd_aio.distribution.archive import digest_of_path, name_images
+from containerd_aio.distribution._compression import decompressed, detect
+from containerd_aio.distribution._docker_archive import Blob, _find, _parse, _platform
+from containerd_aio.distribution._names import Naming, add_prefix, filter_prefix, name_images
+from containerd_aio.distribution._tar import Member, TarReader, clean_path
+from containerd_aio.distribution.archive import digest_of_path
 from containerd_aio.distribution.reference import parse_familiar
 from containerd_aio.errors import InvalidArgument
-from containerd_aio.services.descriptor import Descriptor
+from containerd_aio.services.descriptor import Descriptor, Platform
 
 LONG = "/".join(["directory" * 5] * 5) + "/file"
 FILES = {"a": b"1" * 700, "empty": b"", "b/c": b"2" * 512, LONG: b"3" * 5000, "ünï": b"4"}
@@ -57,7 +60,7 @@ async def read(data: bytes, size: int = 1000, *, want: bool = True) -> dict[str,
 
 @pytest.mark.parametrize("format_", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT], ids=["pax", "gnu"])
 @pytest.mark.parametrize("size", [1, 511, 512, 513, 100_000])
-@pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["plain", "gzip"])
+@pytest.mark.parametrize("pack", [bytes, gzip.compress, zstd.compress], ids=["plain", "gzip", "zstd"])
 async def test_members_and_their_data(format_: int, size: int, pack: Callable[[bytes], bytes]) -> None:
     found = await read(pack(make_tar(format_)), size)
     assert {path: body for path, (member, body) in found.items() if member.is_file} == FILES
@@ -98,7 +101,7 @@ async def test_a_pax_size_counts() -> None:
     assert (await read(data + bytes(1024)))["f"][1] == b"abc"
 
 
-@pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["plain", "gzip"])
+@pytest.mark.parametrize("pack", [bytes, gzip.compress, zstd.compress], ids=["plain", "gzip", "zstd"])
 async def test_cut_anywhere_it_is_an_error_or_a_part(pack: Callable[[bytes], bytes]) -> None:
     """Never another exception, never wrong bytes; at the border of a member the rest may simply be missing."""
     whole = pack(make_tar())
@@ -117,7 +120,8 @@ async def test_cut_anywhere_it_is_an_error_or_a_part(pack: Callable[[bytes], byt
         (b"", "empty"),
         (b"\x1f\x8b" + b"x" * 600, "gzip compression is damaged"),
         (b"not a tar at all" * 100, "no tar archive"),
-        (b"\x28\xb5\x2f\xfd" + bytes(600), "with zstd"),
+        (b"\x28\xb5\x2f\xfd\xff" + bytes(600), "zstd compression is damaged"),
+        (zstd.compress(make_tar())[:-9], "zstd stream does not end"),
         (b"\xfd7zXZ\0" + bytes(600), "with xz"),
         (b"BZh9" + bytes(600), "with bzip2"),
         (make_tar(tarfile.GNU_FORMAT)[:1536] + b"x" * 512, "damaged: no tar header at byte"),
@@ -194,21 +198,58 @@ def entry(letter: str = "a", **annotations: str) -> Descriptor:
             ["docker.io/library/app:1", "docker.io/library/app:2"],
         ),
         ([entry(name="a"), entry("b")], None, ["a"]),
-        ([entry(name="a"), entry(name="a")], None, ["a", "a"]),
+        ([entry(name="a"), entry(name="a")], None, ["a"]),
     ],
 )
 def test_names(entries: list[Descriptor], given: str | None, expected: list[str]) -> None:
     reference = None if given is None else parse_familiar(given)
     tagged = given is not None and ":" in given.rpartition("/")[2]
-    assert [name for name, _ in name_images(entries, reference, tagged=tagged)] == expected
+    naming = Naming(given=reference, tagged=tagged)
+    assert [name for name, _ in name_images(entries, naming)] == expected
 
 
 def test_names_that_are_missing_or_not_unique() -> None:
     with pytest.raises(InvalidArgument, match="give name="):
-        name_images([entry(ref="latest")], None, tagged=False)
-    assert name_images([entry()], None, tagged=False, required=False) == []
+        name_images([entry(ref="latest")], Naming())
+    assert name_images([entry()], Naming(required=False)) == []
     with pytest.raises(InvalidArgument, match=r"several images .*app:1"):
-        name_images([entry(), entry("b")], parse_familiar("app:1"), tagged=True)
+        name_images([entry(), entry("b")], Naming(given=parse_familiar("app:1"), tagged=True))
+
+
+@pytest.mark.parametrize(
+    ("ref", "added", "filtered"),
+    [
+        ("latest", "example.com/app:latest", "example.com/app:latest"),
+        ("example.com/app:1", "example.com/app:1", "example.com/app:1"),
+        ("example.com/app/part:1", "example.com/app/part:1", "example.com/app/part:1"),
+        ("example.com/apple:1", "example.com/apple:1", None),
+        ("other:1", "other:1", None),
+    ],
+)
+@pytest.mark.shows("go:TestImport")
+def test_translated_names(ref: str, added: str, filtered: str | None) -> None:
+    assert add_prefix("example.com/app")(ref) == added
+    assert filter_prefix("example.com/app")(ref) == filtered
+    naming = Naming(translate=filter_prefix("example.com/app"), required=False)
+    assert [name for name, _ in name_images([entry(ref=ref)], naming)] == ([filtered] if filtered else [])
+    assert [n for n, _ in name_images([entry(ref=ref, name="full")], naming)] == ["full"]
+
+
+def test_names_by_digest() -> None:
+    digest = "sha256:" + "a" * 64
+    named, unnamed = entry(name="x:1"), entry("b")
+    every = name_images([named, unnamed], Naming(digests="by"))
+    assert [name for name, _ in every] == ["x:1", f"by@{digest}", f"by@{unnamed.digest}"]
+    some = name_images([named, unnamed], Naming(digests="by", skip_digest_of_named=True))
+    assert [name for name, _ in some] == ["x:1", f"by@{unnamed.digest}"]
+
+
+@pytest.mark.parametrize("name", ["a\x1b[2J", "a\n", "\ud800", "a" * 2000])
+def test_hostile_names(name: str) -> None:
+    with pytest.raises(InvalidArgument, match="which is no name"):
+        name_images([entry(name=name)], Naming())
+    with pytest.raises(InvalidArgument):
+        name_images([entry(ref=name)], Naming(given=parse_familiar("app")))
 
 
 def test_docker_manifests() -> None:
@@ -231,7 +272,13 @@ def test_links_between_layers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("magic", "end"), [(b"\x1f\x8b\x08", "tar+gzip"), (b"\x28\xb5\x2f\xfd", "tar+zstd"), (b"bin/", "tar")]
+    ("magic", "expected"), [(b"\x1f\x8b\x08", "gzip"), (b"\x28\xb5\x2f\xfd", "zstd"), (b"bin/", "none")]
 )
-def test_how_a_layer_is_compressed(magic: bytes, end: str) -> None:
-    assert _layer_type(Blob("d", 1, magic)).endswith(end)
+def test_how_a_layer_is_compressed(magic: bytes, expected: str) -> None:
+    assert detect(magic) == expected
+
+
+@pytest.mark.shows("go:TestImport")
+def test_platforms_of_old_archives() -> None:
+    assert _platform({"os": "Linux", "architecture": "AMD64"}) == Platform("linux", "amd64")
+    assert _platform({}) is None
