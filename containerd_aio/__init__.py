@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from containerd_aio._version import __version__
 
 if TYPE_CHECKING:
-    from containerd_aio import oci, stdio, typeurl
+    from containerd_aio import cni, oci, stdio, typeurl
     from containerd_aio._transport.channel import Call, RPCHook
     from containerd_aio.client import Client, Version
     from containerd_aio.container import Container, ContainerInfo
@@ -75,6 +75,7 @@ if TYPE_CHECKING:
     from containerd_aio.events.subscription import Subscription
     from containerd_aio.image import Image
     from containerd_aio.process import Process, ProcessStatus
+    from containerd_aio.run import RunFailed, RunResult, RunTimeout
     from containerd_aio.services.descriptor import Descriptor, Platform
     from containerd_aio.services.introspection import ServerInfo
     from containerd_aio.services.namespaces import Namespace, Namespaces
@@ -108,6 +109,7 @@ _HOMES = {
     "events.subscription": ("Subscription",),
     "image": ("Image",),
     "process": ("Process", "ProcessStatus"),
+    "run": ("RunFailed", "RunResult", "RunTimeout"),
     "task": ("Task",),
     "_transport.channel": ("Call", "RPCHook"),
     "services.descriptor": ("Descriptor", "Platform"),
@@ -115,7 +117,7 @@ _HOMES = {
     "services.namespaces": ("Namespace", "Namespaces"),
     "services.introspection": ("ServerInfo",),
 }  # fmt: skip
-_MODULES = ("oci", "stdio", "typeurl")
+_MODULES = ("cni", "oci", "stdio", "typeurl")
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
@@ -166,6 +168,9 @@ __all__ = [
     "RPCHook",
     "ResourceExhausted",
     "Retry",
+    "RunFailed",
+    "RunResult",
+    "RunTimeout",
     "SandboxCreate",
     "SandboxExit",
     "SandboxStart",
@@ -196,6 +201,7 @@ __all__ = [
     "UnknownEvent",
     "Version",
     "__version__",
+    "cni",
     "oci",
     "stdio",
     "typeurl",

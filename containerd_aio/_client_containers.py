@@ -11,9 +11,12 @@ if TYPE_CHECKING:
 
     from betterproto2 import Message
 
+    from containerd_aio.cni import Network
     from containerd_aio.container import Container
     from containerd_aio.image import Image
-    from containerd_aio.oci import RuncOptions, Spec, SpecOpt
+    from containerd_aio.oci import Mount, RuncOptions, Spec, SpecOpt
+    from containerd_aio.run import RunResult
+    from containerd_aio.stdio import IOCreator
 
 
 class ContainerVerbs(ClientBase):
@@ -69,6 +72,88 @@ class ContainerVerbs(ClientBase):
             extensions=extensions,
         )
         return await create_container(self._scope, id, options)
+
+    async def run(
+        self,
+        image: Image | str,
+        args: Sequence[str] | None = None,
+        *,
+        id: str | None = None,  # noqa: A002
+        env: Mapping[str, str | None] | None = None,
+        mounts: Sequence[Mount] = (),
+        user: str | None = None,
+        cwd: str | None = None,
+        memory_limit: int | None = None,
+        cpus: float | None = None,
+        pids_limit: int | None = None,
+        network: str | Network = "none",
+        stdin: bytes | None = None,
+        io: IOCreator | None = None,
+        timeout: float | None = None,
+        check: bool = False,
+        spec_opts: Sequence[SpecOpt] = (),
+        snapshotter: str | None = None,
+        runtime: str | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> RunResult:
+        """Run a command in a container of its own, and return how it ended and what it wrote.
+
+        Container, task and snapshot are removed before it returns or raises, also when it is cancelled. A restart of
+        containerd meanwhile does not end the command.
+
+        Args:
+            image: The image, or its name; unpacked if it is not yet.
+            args: The command; that of the image by default.
+            id: Id of the container; by default one that nobody else has.
+            env: Changes of the image's environment; None removes a variable.
+            mounts: Further mounts, such as ``{"destination": "/data", "type": "bind", "source": "/srv/data", "options":
+                ["rbind", "ro"]}``.
+            user: ``user``, ``uid``, ``user:group`` or ``uid:gid``; that of the image by default.
+            cwd: Working directory.
+            memory_limit: Bytes.
+            cpus: How many CPUs' worth of time it may use, such as 0.5.
+            pids_limit: How many processes and threads there may be in it.
+            network: ``"none"``, a loopback only; ``"host"``, the daemon's host's, with its names and resolver; the path of
+                a network namespace to join; or a `cni.Network`, attached while the command runs.
+            stdin: Sent to the command, followed by the end of its stdin; by default its stdin is empty.
+            io: Its standard streams instead of the capture of both outputs, such as ``stdio.streams(stdout=...)``.
+            timeout: Seconds it may run; it is killed then. None for no limit.
+            check: Whether to raise when it does not end with 0.
+            spec_opts: Changes to the OCI spec, applied after everything else.
+            snapshotter: As in `new_container`.
+            runtime: As in `new_container`.
+            labels: As in `new_container`.
+
+        Raises:
+            RunTimeout: It had not ended in time; ``result`` has its output (also a `DeadlineExceeded`).
+            RunFailed: With `check`: it did not end with 0; ``result`` has its output.
+            NotFound: There is no such image.
+            InvalidArgument: An argument can't be used.
+            Unknown: The runtime could not start it; the text is runc's (a missing binary, for example).
+        """
+        from containerd_aio.run import RunOptions, run
+
+        options = RunOptions(
+            args=args,
+            id=id,
+            env=env,
+            mounts=mounts,
+            user=user,
+            cwd=cwd,
+            memory_limit=memory_limit,
+            cpus=cpus,
+            pids_limit=pids_limit,
+            network=network,
+            stdin=stdin,
+            io=io,
+            timeout=timeout,
+            check=check,
+            spec_opts=spec_opts,
+            snapshotter=snapshotter,
+            runtime=runtime,
+            labels=labels,
+        )
+        return await run(self._scope, image, options)
 
     async def container(self, id: str) -> Container:  # noqa: A002
         """Return the container of that id.
