@@ -6,7 +6,7 @@ BIN         := $(VENV)/bin
 STAMP       := $(VENV)/.complete
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format proto bench clean venv testbed
+.PHONY: help demo test check format proto bench evidence tables clean venv testbed
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,14 @@ bench: $(STAMP)  ## every benchmark, each printing a table
 
 testbed: ## only fetch what the tests need besides Python packages
 	@$(PYTHON) scripts/testbed.py all
+
+evidence: $(STAMP)  ## run every test, record what each shows, and write the tables of docs from that
+	@$(PYTHON) scripts/testbed.py all
+	$(BIN)/python -m pytest --tables docs/tables/evidence.json $(PYTEST_ARGS)
+	$(BIN)/python scripts/tables.py
+
+tables: $(STAMP)  ## write the tables of docs from their data and the record of the last `make evidence`
+	$(BIN)/python scripts/tables.py
 
 clean:  ## remove what was generated here, fetched daemons included
 	rm -rf $(VENV) .testbed site dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -338,6 +338,21 @@ def _dead_shim_sockets() -> set[Path]:
     return dead
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Tests are recorded on request."""
+    parser.addoption(
+        "--tables", metavar="PATH", type=Path, help="add what the tests show to the record at PATH"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Record what the tests show, when asked to."""
+    if path := config.getoption("--tables"):
+        from tests.evidence import Recorder
+
+        config.pluginmanager.register(Recorder(path))
+
+
 def pytest_sessionstart() -> None:
     """Say that there is no event loop: a plugin that asks for it would otherwise make one that nobody closes."""
     asyncio.set_event_loop(None)
