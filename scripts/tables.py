@@ -240,7 +240,7 @@ def seed_rows(seed: str) -> list[Row]:
         if names.get(name) == "field":
             inherits.append(f"seed:{seed}.{name.partition('.')[0]}")
         cells = [
-            f"`{name}`",
+            name,
             entry.get("go", ""),
             ", ".join(f"`{path}`" for path in ours),
             entry.get("note", ""),
