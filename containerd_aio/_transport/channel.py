@@ -24,10 +24,11 @@ from h2.exceptions import H2Error
 from multidict import MultiDict
 
 from containerd_aio._transport.balance import BalancedDeadlineWrapper, BalancedWrapper
-from containerd_aio._transport.codec import Codec
+from containerd_aio._transport.codec import Codec, encode_pieces
 from containerd_aio._transport.dial import explain_dial_failure
 from containerd_aio._transport.guard import check_request
 from containerd_aio._transport.receive import Receiver, ReceivingProtocol
+from containerd_aio._transport.send import send_data
 from containerd_aio.errors import (
     Closed,
     ConnectError,
@@ -168,14 +169,16 @@ class Stream(_GrpclibStream[Any, Any]):
             await self.send_request()
         if self._end_done or (self._send_message_done and not self._cardinality.client_streaming):
             raise ProtocolError("the request was sent already")
-        data = self._codec.encode(message, self._send_type)
-        if len(data) > MAX_MESSAGE:
+        pieces = encode_pieces(message)
+        size = sum(map(len, pieces))
+        if size > MAX_MESSAGE:
             raise ResourceExhausted(
-                f"a {type(message).__name__} of {len(data)} bytes was not sent; the limit is {MAX_MESSAGE}"
+                f"a {type(message).__name__} of {size} bytes was not sent; the limit is {MAX_MESSAGE}"
             )
         end = end or not self._cardinality.client_streaming
         with self._wrapper:
-            await self._stream.send_data(b"\0" + len(data).to_bytes(4, "big") + data, end_stream=end)
+            pieces.insert(0, b"\0" + size.to_bytes(4, "big"))
+            await send_data(self._stream, pieces, end=end, over=self._is_over)
         self._send_message_done = True
         self._end_done = self._end_done or end
 
@@ -183,11 +186,15 @@ class Stream(_GrpclibStream[Any, Any]):
         """Send the headers, and from then on receive by way of `Receiver`."""
         await super().send_request(end=end)
         connection = self._stream.connection
-        self._wrapper.settled = lambda: self._stream.trailers is not None
+        self._wrapper.settled = self._is_over
         self._receiver = Receiver(
             self._stream, window=_STREAM_WINDOW, limit=MAX_MESSAGE, write=connection._transport.write
         )
         self._stream.buffer = cast("Any", self._receiver)
+
+    def _is_over(self) -> bool:
+        """Tell whether the daemon has ended the call: its status is here."""
+        return self._receiver.ended or self._stream.trailers is not None
 
     async def recv_message(self) -> Any | None:
         """Return the next message, or None at the end of the stream."""
@@ -213,6 +220,11 @@ class Stream(_GrpclibStream[Any, Any]):
             if translated is None or translated is exc:
                 raise
             raise translated from exc
+
+    async def raise_status(self) -> None:
+        """Raise the status of a call that the daemon has ended before our side was; return if it is OK."""
+        self._end_done = True  # nobody listens any more
+        await self.recv_trailing_metadata()
 
     async def _arrival(self, take: Callable[[], T]) -> T | None:
         """Return what `take` finds, waiting if there is nothing yet; None at the end of the stream."""

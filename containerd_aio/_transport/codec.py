@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     Decoder = Callable[[bytes, int, int], Any]
     Encoder = Callable[[Any], bytes]
+    Pieces = Callable[[Any], list[bytes]]
 
 M = TypeVar("M", bound=bp.Message)
 
@@ -235,19 +236,31 @@ def _decode_number(meta: bp.ProtoClassMetadata, name: str, env: dict[str, Any]) 
 
 # --- encoding -----------------------------------------------------------------------------------------------------
 
-_encoders: dict[type[bp.Message], Encoder] = {}
+_pieces: dict[type[bp.Message], Pieces] = {}
 
 
-def encoder_for(cls: type[bp.Message]) -> Encoder:
-    """Return ``encode(message) -> bytes`` for `cls`, compiled on first use."""
-    encoder = _encoders.get(cls)
+def pieces_for(cls: type[bp.Message]) -> Pieces:
+    """Return ``encode(message) -> list of bytes`` for `cls`, compiled on first use.
+
+    The list's concatenation is the wire form; a ``bytes`` field of the message stands in it as it is.
+    """
+    encoder = _pieces.get(cls)
     if encoder is None:
-        encoder = _encoders[cls] = _compile_encoder(cls) if _supported(cls, set()) else bytes
+        encoder = _pieces[cls] = (
+            _compile_encoder(cls) if _supported(cls, set()) else lambda message: [bytes(message)]
+        )
     return encoder
 
 
-def _compile_encoder(cls: type[bp.Message]) -> Encoder:
-    _encoders[cls] = lambda message: _encoders[cls](message)  # noqa: PLW0108
+def _encoder_for(cls: type[bp.Message]) -> Encoder:
+    """Return ``encode(message) -> bytes`` for a class that is part of another."""
+    pieces = pieces_for(cls)
+    return lambda message: b"".join(pieces(message))
+
+
+def _compile_encoder(cls: type[bp.Message]) -> Pieces:
+    # A class may contain itself: until it is compiled, calls are forwarded.
+    _pieces[cls] = lambda message: _pieces[cls](message)  # noqa: PLW0108
     meta = _metadata(cls)
     env: dict[str, Any] = {"varint": write_varint, "DOUBLE": _DOUBLE}
     lines = ["def encode(message):", " out = []; put = out.append"]
@@ -255,10 +268,10 @@ def _compile_encoder(cls: type[bp.Message]) -> Encoder:
         lines += _encode_field(meta, name, env)
     lines += [
         " if message._unknown_fields: put(message._unknown_fields)",
-        " return b''.join(out)",
+        " return out",
     ]
     exec("\n".join(lines), env)  # noqa: S102 - see _compile_decoder
-    encoder: Encoder = env["encode"]
+    encoder: Pieces = env["encode"]
     return encoder
 
 
@@ -306,7 +319,7 @@ def _value_bytes(name: str, kind: str, cls: type, env: dict[str, Any]) -> str:
         return "DOUBLE.pack(value)"
     if kind in _VARINT:
         return "varint(int(value))"
-    env["encode_" + name] = encoder_for(cls)
+    env["encode_" + name] = _encoder_for(cls)
     return f"encode_{name}(value)"
 
 
@@ -315,7 +328,12 @@ def _value_bytes(name: str, kind: str, cls: type, env: dict[str, Any]) -> str:
 
 def encode(message: bp.Message) -> bytes:
     """Return the wire form of `message`."""
-    return encoder_for(type(message))(message)
+    return b"".join(encode_pieces(message))
+
+
+def encode_pieces(message: bp.Message) -> list[bytes]:
+    """Return the wire form of `message` in pieces, so that what is large in it needs no copy."""
+    return pieces_for(type(message))(message)
 
 
 def decode(cls: type[M], data: bytes) -> M:

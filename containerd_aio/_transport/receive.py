@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
 from grpclib.protocol import H2Protocol
 
+from containerd_aio._transport.send import write_vector
 from containerd_aio.errors import Internal, ResourceExhausted
 
 if TYPE_CHECKING:
@@ -47,6 +49,9 @@ class Receiver:
         window: Its receive window, in bytes.
         limit: Largest message accepted, in bytes.
         write: Writes to the connection.
+
+    Attributes:
+        ended: Whether the peer has ended the stream.
     """
 
     def __init__(self, stream: Stream, *, window: int, limit: int, write: Callable[[bytes], None]) -> None:
@@ -55,12 +60,12 @@ class Receiver:
         self._limit = limit
         self._write = write
         self._messages: deque[tuple[bytes, int]] = deque()  # with the window to give back when it is taken
-        self._chunks: list[bytes] = []  # of the message that is still incomplete
+        self._chunks: list[bytes | memoryview] = []  # of the message that is still incomplete
         self._have = 0
         self._need = 0  # bytes until it is complete, prefix included; 0 while the prefix is not here
         self._unreturned = 0
         self._waiter: asyncio.Future[None] | None = None
-        self._ended = False
+        self.ended = False
         self._error: Exception | None = None
 
     # --- from the connection ------------------------------------------------------------------------------------------
@@ -94,7 +99,7 @@ class Receiver:
             if self._error is not None:
                 return stop
         end = min(stop, start + self._need - self._have)
-        self._chunks.append(data[start:end])
+        self._chunks.append(memoryview(data)[start:end])
         self._have += end - start
         self._return(end - start)  # at once: a message larger than the window would wait for itself
         if self._have == self._need:
@@ -117,7 +122,8 @@ class Receiver:
 
     def eof(self) -> None:
         """Note that the peer has ended the stream."""
-        self._ended = True
+        self.ended = True
+        self._stream.window_updated.set()  # who waits to send has nobody to send to
         self._wake()
 
     def unacked_size(self) -> int:
@@ -147,11 +153,11 @@ class Receiver:
     @property
     def exhausted(self) -> bool:
         """Whether the stream has ended and nothing is left to take."""
-        return self._ended and not self._messages and self._error is None
+        return self.ended and not self._messages and self._error is None
 
     async def wait(self) -> None:
         """Return when there is a message, an error, or the end."""
-        if self._messages or self._error is not None or self._ended:
+        if self._messages or self._error is not None or self.ended:
             return
         self._waiter = asyncio.get_running_loop().create_future()
         try:
@@ -166,7 +172,7 @@ class Receiver:
     def _return(self, size: int) -> None:
         """Give window back once half of it was used."""
         self._unreturned += size
-        if self._unreturned * 2 >= self._window and not self._ended:
+        if self._unreturned * 2 >= self._window and not self.ended:
             self._write(_window_update(self._id, self._unreturned))
             self._unreturned = 0
 
@@ -190,6 +196,12 @@ class GatheringTransport:
         self._transport = transport
         self._loop = asyncio.get_running_loop()
         self._pieces: list[bytes] = []
+        # Where bytes may go past asyncio, which copies what the socket does not take at once: not through TLS.
+        socket = transport.get_extra_info("socket")
+        plain = socket is not None and transport.get_extra_info("ssl_object") is None
+        self._descriptor = socket.fileno() if plain else -1
+        if plain:
+            transport.set_write_buffer_limits(high=0)  # more is handed over when all is gone
 
     def write(self, data: bytes) -> None:
         """Send `data`, at the latest when the event loop comes round."""
@@ -202,6 +214,16 @@ class GatheringTransport:
         if self._pieces:
             pieces, self._pieces = self._pieces, []
             self._transport.write(b"".join(pieces))
+
+    def writelines(self, pieces: list[bytes | memoryview]) -> None:
+        """Send `pieces` now, after what was written before, without joining them where that can be helped."""
+        self.flush()
+        transport = self._transport
+        if self._descriptor >= 0 and not transport.get_write_buffer_size() and not transport.is_closing():
+            with suppress(OSError):  # asyncio meets the same and ends the connection
+                pieces = write_vector(self._descriptor, pieces)
+        if pieces:
+            transport.write(b"".join(pieces))
 
     def close(self) -> None:
         """Send the rest, then close."""
@@ -224,9 +246,30 @@ class ReceivingProtocol(H2Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take what the socket delivered; called by asyncio."""
-        if self._partial:
-            data = self._partial + data
-        position = passed = 0
+        position = self._complete(data) if self._partial else 0
+        if not self._partial:
+            self._take(data, position)
+        self._return()
+
+    def _complete(self, data: bytes) -> int:
+        """Put the frame together that the last delivery cut through; return the position in `data` behind it.
+
+        Only that frame is copied, not all that came with its end.
+        """
+        position = max(min(_FRAME_HEADER - len(self._partial), len(data)), 0)
+        self._partial += data[:position]
+        if len(self._partial) < _FRAME_HEADER:
+            return position
+        size = int.from_bytes(self._partial[:3], "big")
+        wanted = _FRAME_HEADER + size - len(self._partial) if size <= _MAX_FRAME else 0
+        rest = data[position : position + wanted]
+        frame, self._partial = self._partial + rest, b""
+        self._take(frame, 0)
+        return position + len(rest)
+
+    def _take(self, data: bytes, position: int) -> None:
+        """Hand `data` from `position` on to streams and to h2; keep an incomplete frame at its end."""
+        passed = position
         end = len(data)
         streams = self.processor.streams
         while end - position >= _FRAME_HEADER:
@@ -255,7 +298,6 @@ class ReceivingProtocol(H2Protocol):
         if passed < position:
             super().data_received(data[passed:position])
         self._partial = data[position:]
-        self._return()
 
     def _return(self) -> None:
         if self._unreturned * 4 >= self.config.http2_connection_window_size:

@@ -1,47 +1,52 @@
-"""One write into the content store, message by message.
-
-What a message means to containerd: the first one names the ingest and opens it; every one must carry the offset
-reached so far, for offset 0 throws away what has come; a COMMIT may bring the last bytes along. The COMMIT closes our side
-of the stream with it: the daemon ends the call right after its answer (which it repeats), and would otherwise reset the
-stream under our hands.
-"""
+"""A blob written into the content store, whatever state its ingest is in."""
 
 from __future__ import annotations
 
 import hashlib
 import random
-from contextlib import aclosing, suppress
-from typing import TYPE_CHECKING, Any
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import anyio
-from grpclib.const import Cardinality
 
-from containerd_aio.api.containerd.services.content.v1 import (
-    WriteAction,
-    WriteContentRequest,
-    WriteContentResponse,
-)
 from containerd_aio.errors import (
     Aborted,
     AlreadyExists,
     ConnectError,
     FailedPrecondition,
-    Internal,
     InvalidArgument,
     Unavailable,
 )
 from containerd_aio.services._chunks import pieces
+from containerd_aio.services._ingest import write_call
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterable, Mapping
 
-_METHOD = "/containerd.services.content.v1.Content/Write"
+    from containerd_aio.services._ingest import WriteCall
 
 # A locked ingest is tried again after 16 ms, then after twice as long each time, to this many seconds (Go: OpenWriter).
 _RETRY_FIRST, _RETRY_LONGEST = 0.016, 2.048
 
-# The daemon needs milliseconds; a frozen one must not hold up a cancelled caller for long.
-_RELEASE_TIMEOUT = 5.0
+
+@runtime_checkable
+class Seekable(Protocol):
+    """Data that can be had from any offset: a write that is resumed reads only what is wanting."""
+
+    def read_from(self, offset: int) -> AsyncIterable[bytes]:
+        """Yield the bytes from `offset` to the end."""
+
+
+class LockRetry:
+    """Waits between tries to open an ingest that somebody else writes to."""
+
+    def __init__(self) -> None:
+        self._longest = _RETRY_FIRST
+
+    async def wait(self) -> None:
+        """Wait for a random time, on average twice as long as the last one."""
+        await anyio.sleep(random.uniform(0, self._longest))  # noqa: S311
+        self._longest = min(self._longest * 2, _RETRY_LONGEST)
 
 
 class Writer:
@@ -67,16 +72,18 @@ class Writer:
         self._digest = expected
         self._announced = expected is not None
         self._labels = dict(labels)
-        self._opened = False
-        self._failure: Exception | None = None
         self.existed = False
 
-    async def run(self, data: bytes | AsyncIterable[bytes]) -> str:
+    async def run(self, data: bytes | AsyncIterable[bytes] | Seekable) -> str:
         """Write `data` and return its digest; see `ContentStore.write`."""
-        longest = _RETRY_FIRST
+        retry = LockRetry()
         while True:
+            opened = False
             try:
-                await self._attempt(data)
+                async with write_call(self._channel, self._ref) as call:
+                    await call.open(self._size, self._digest)
+                    opened = True
+                    await self._fill(call, data)
             except AlreadyExists:
                 if self._digest is None:
                     raise
@@ -86,119 +93,65 @@ class Writer:
             except ConnectError:
                 raise
             except Unavailable:
-                if self._opened:
+                if opened:
                     raise
                 # Somebody else writes to this ref; when they are done, it is either finished or ours to finish.
-                await anyio.sleep(random.uniform(0, longest))  # noqa: S311
-                longest = min(longest * 2, _RETRY_LONGEST)
+                await retry.wait()
                 continue
-            if self._failure is not None:
-                raise self._failure
             assert self._digest is not None
             return self._digest
 
     async def _claim(self) -> None:
         """Have containerd put a blob that was there under our lease, which it does only for a digest announced first."""
         try:
-            async with self._channel.request(
-                _METHOD, Cardinality.STREAM_STREAM, WriteContentRequest, WriteContentResponse
-            ) as stream:
-                await self._exchange(
-                    stream, WriteContentRequest(ref=self._ref, expected=self._digest or ""), end=True
-                )
+            async with write_call(self._channel, self._ref) as call:
+                await call.announce(self._digest or "")
         except AlreadyExists:
             return
         raise Aborted(f"write {self._ref}: {self._digest} was there but is being collected; write again")
 
-    async def _attempt(self, data: bytes | AsyncIterable[bytes]) -> None:
-        async with self._channel.request(
-            _METHOD, Cardinality.STREAM_STREAM, WriteContentRequest, WriteContentResponse
-        ) as stream:
-            try:
-                await self._talk(stream, data)
-            except anyio.get_cancelled_exc_class():
-                await self._release(stream)
-                raise
-            if self._failure is not None:
-                await self._release(stream)
-
-    async def _talk(self, stream: Any, data: bytes | AsyncIterable[bytes]) -> None:
-        status = await self._exchange(
-            stream,
-            WriteContentRequest(
-                action=WriteAction.STAT, ref=self._ref, total=self._size or 0, expected=self._digest or ""
-            ),
-        )
-        self._opened = True
-        offset = status.offset
+    async def _fill(self, call: WriteCall, data: bytes | AsyncIterable[bytes] | Seekable) -> None:
         last = b""
         # Another namespace has the blob and shares it, or all but the commit was done before: no bytes needed.
-        complete = self._digest is not None and self._size is not None and 0 < self._size == offset
+        complete = self._digest is not None and self._size is not None and 0 < self._size == call.offset
         if not complete:
-            if isinstance(data, bytes) and not _begins_with(data, offset, status.digest):
-                offset = 0
-            # What is wrong with the data is no failure of the call: it is raised after its orderly end.
-            async with aclosing(self._checked(data, offset, status.digest)) as chunks:
-                while (piece := await self._next(chunks)) is not None:
+            prefix = call.status.digest
+            if isinstance(data, bytes) and not _begins_with(data, call.offset, prefix):
+                call.offset = 0
+            async with aclosing(self._from(data, call.offset, prefix)) as chunks:
+                async for piece in chunks:
                     if last:
-                        await self._exchange(
-                            stream,
-                            WriteContentRequest(
-                                action=WriteAction.WRITE, ref=self._ref, offset=offset, data=last
-                            ),
-                        )
-                        offset += len(last)
+                        await call.write(last)
                     last = piece
-            if self._failure is not None:
-                return
-        await self._exchange(
-            stream,
-            WriteContentRequest(
-                action=WriteAction.COMMIT,
-                ref=self._ref,
-                offset=offset,
-                data=last,
-                total=offset + len(last),
-                expected=self._digest or "",
-                labels=self._labels,
-            ),
-            end=True,
-        )
-        async for _ in stream:
-            pass
+        await call.commit(size=call.offset + len(last), expected=self._digest, labels=self._labels, data=last)
 
-    async def _next(self, chunks: AsyncGenerator[bytes, None]) -> bytes | None:
-        try:
-            return await anext(chunks, None)
-        except Exception as exc:  # noqa: BLE001 - whatever the source raises
-            self._failure = exc
-            return None
-
-    async def _release(self, stream: Any) -> None:
-        """End the call without a commit and wait until the daemon is done with it.
-
-        Until then the ingest is locked, and an abort would meet a daemon that still writes to it.
-        """
-        with anyio.move_on_after(_RELEASE_TIMEOUT, shield=True), suppress(Exception):
-            await stream.end()
-            while await stream.recv_message() is not None:
-                pass
+    def _from(
+        self, data: bytes | AsyncIterable[bytes] | Seekable, offset: int, prefix: str
+    ) -> AsyncGenerator[bytes, None]:
+        if isinstance(data, Seekable):
+            if self._digest is not None:  # containerd makes sure that what has come is the right beginning
+                return self._checked(data.read_from(offset), 0, "", begun=offset)
+            data = data.read_from(0)
+        return self._checked(data, offset, prefix)
 
     async def _checked(
-        self, data: bytes | AsyncIterable[bytes], offset: int, prefix: str
+        self, data: bytes | AsyncIterable[bytes], offset: int, prefix: str, *, begun: int = 0
     ) -> AsyncGenerator[bytes, None]:
         """Yield `data` from `offset` on, making sure that it is what was promised.
 
         Without a digest from the caller the bytes are hashed here, so that a resumed ingest can't end up as a mixture.
+        `data` begins `begun` bytes after the blob.
         """
         hasher = hashlib.sha256()
-        seen = 0
+        seen = begun
         async with aclosing(pieces(data)) as chunks:
             async for piece in chunks:
-                head, fresh = piece[: max(offset - seen, 0)], piece[max(offset - seen, 0) :]
-                hasher.update(head)
-                if head and seen + len(head) == offset and prefix not in {"", f"sha256:{hasher.hexdigest()}"}:
-                    raise self._mixed_up()
+                fresh = piece
+                if seen < offset:
+                    head, fresh = piece[: offset - seen], piece[offset - seen :]
+                    hasher.update(head)
+                    if seen + len(head) == offset and prefix not in {"", f"sha256:{hasher.hexdigest()}"}:
+                        raise self._mixed_up()
                 if self._digest is None:
                     hasher.update(fresh)
                 seen += len(piece)
@@ -222,19 +175,6 @@ class Writer:
             f"write {self._ref}: the ingest of that name held other bytes than the data begins with; it was thrown away, "
             f"write again (and name an ingest after its content)"
         )
-
-    async def _exchange(
-        self, stream: Any, request: WriteContentRequest, *, end: bool = False
-    ) -> WriteContentResponse:
-        await stream.send_message(request, end=end)
-        reply: WriteContentResponse | None = await stream.recv_message()
-        if reply is None:
-            # The daemon has ended the call: its status says why.
-            if not end:
-                await stream.end()
-            await stream.recv_trailing_metadata()
-            raise Internal(f"write {self._ref}: containerd ended the stream without an answer")
-        return reply
 
 
 def _begins_with(data: bytes, offset: int, digest: str) -> bool:

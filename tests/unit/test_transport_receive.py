@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,7 +28,7 @@ class Wire:
 
 def _receiver(window: int = 64, limit: int = 1000) -> tuple[Receiver, Wire]:
     wire = Wire()
-    stream: Any = SimpleNamespace(id=7, data_received=0)
+    stream: Any = SimpleNamespace(id=7, data_received=0, window_updated=asyncio.Event())
     return Receiver(stream, window=window, limit=limit, write=wire.write), wire
 
 
