@@ -173,6 +173,7 @@ class Exec(Process):
             with anyio.move_on_after(_UNDO_TIMEOUT, shield=True):
                 try:
                     await self._delete_rpc()
+                    self._deleted = True
                 except ContainerdError as exc:
                     self._log.debug("exec not removed", error=str(exc))
                 await self.aclose()

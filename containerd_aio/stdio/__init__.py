@@ -18,16 +18,19 @@ from containerd_aio.stdio.constructors import (
 )
 from containerd_aio.stdio.creators import IOCreator
 from containerd_aio.stdio.fifo import IOConfig, default_fifo_root
+from containerd_aio.stdio.follow import LogStream, follow
 from containerd_aio.stdio.process_io import Captured, ProcessIO
 
 __all__ = [
     "Captured",
     "IOConfig",
     "IOCreator",
+    "LogStream",
     "ProcessIO",
     "capture",
     "default_fifo_root",
     "files",
+    "follow",
     "inherit",
     "log_binary",
     "log_file",

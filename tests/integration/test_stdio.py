@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 import pytest
 
-from containerd_aio import Client, Container, InvalidArgument, oci, stdio
+from containerd_aio import Client, Container, DeadlineExceeded, InvalidArgument, Unknown, oci, stdio
 
 IMAGE = "docker.io/library/busybox:latest"
 
@@ -196,3 +196,48 @@ async def test_leaving_a_paused_container_does_not_hang(client: Client) -> None:
             await task.start()
             await task.pause()
     assert await client.containers() == []
+
+
+async def test_a_log_is_followed_to_its_last_byte(client: Client, tmp_path: Path) -> None:
+    path = tmp_path / "followed.log"
+    script = "for n in $(seq 2000); do echo line $n; done"
+    async with await new(client, "followed", "sh", "-c", script) as c:
+        async with await c.new_task(io=stdio.log_file(path)) as t:
+
+            async def end() -> None:
+                await t.wait(timeout=20)
+                await t.delete()
+
+            async with stdio.follow(path, until=end) as log:
+                await t.start()
+                data = b"".join([chunk async for chunk in log])
+    assert data.decode().splitlines() == [f"line {n}" for n in range(1, 2001)]
+
+
+async def test_a_reader_that_stops_loses_nothing(client: Client) -> None:
+    """The kernel stops the process when its pipe is full; it goes on with the reader."""
+    script = "head -c 3000000 /dev/zero; echo end >&2"
+    async with await new(client, "stopping", "sh", "-c", script) as c:
+        async with await c.new_task(io=stdio.pipes()) as t:
+            await t.start()
+            total = len(await t.stdout.receive(1000))
+            with pytest.raises(DeadlineExceeded):
+                await t.wait(timeout=0.5)  # nobody reads
+            async for chunk in t.stdout:
+                total += len(chunk)
+            assert (await t.wait(timeout=20)).code == 0
+            assert total == 3_000_000
+
+
+async def test_a_start_that_fails_leaves_no_fifos(client: Client, tmp_path: Path) -> None:
+    root = stdio.default_fifo_root()
+    before = set(root.rglob("*"))
+    async with await new(client, "failing", "no-such-program") as c:
+        with pytest.raises(Unknown, match="no-such-program"):
+            await c.new_task(io=stdio.capture(stdin=b"never read"))
+    async with await new(client, "host2", "sleep", "1000") as c, await c.new_task() as task:
+        await task.start()
+        exec_ = await task.exec("e", ["no-such-program"], io=stdio.capture(stdin=b"never read"))
+        with pytest.raises(Unknown, match="no-such-program"):
+            await exec_.start()
+    assert set(root.rglob("*")) - before == set()
