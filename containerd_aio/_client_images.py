@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from containerd_aio._client_base import ClientBase
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 
+    from containerd_aio.distribution._selection import PlatformChoice
+    from containerd_aio.distribution._source import ArchiveSink, ArchiveSource
     from containerd_aio.image import Image
 
 
@@ -33,23 +35,154 @@ class ImageVerbs(ClientBase):
         return await Image.list(self.services, *filters)
 
     async def import_archive(
-        self, source: str | os.PathLike[str] | AsyncIterator[bytes], *, unpack: bool = False
+        self,
+        source: ArchiveSource,
+        *,
+        name: str | None = None,
+        names: Callable[[str], str | None] | None = None,
+        platform: PlatformChoice = None,
+        all_platforms: bool = False,
+        index_name: str | None = None,
+        digest_names: str = "",
+        skip_digest_of_named: bool = False,
+        labels: Mapping[str, str] | None = None,
+        skip_missing: bool = False,
+        compress: bool = False,
+        max_size: int | None = None,
+        unpack: bool = False,
+        snapshotter: str | None = None,
+        discard_layers: bool = False,
     ) -> list[Image]:
-        """Import an OCI or Docker image archive.
+        """Import an OCI or Docker image archive; see `distribution.archive.import_archive`.
 
         Args:
-            source: Path of a tar file (plain or gzip), or its bytes as they come.
-            unpack: Whether to unpack each image for this machine's platform at once.
+            source: Path of a tar file (plain, gzip or zstd), an open binary file, or its bytes as they come.
+            name: For an image to which the archive gives at most a tag: its repository, or its full name.
+            names: Instead of `name`: makes a name of what the archive's annotation for tags says, such as
+                `distribution.archive.add_prefix` and `filter_prefix` do; None means no name.
+            platform: Of an image with several platforms import only the variants for these; by default this machine's.
+            all_platforms: Import all of them.
+            index_name: Make an image of this name for the archive's whole index as well.
+            digest_names: Give every image the name ``<digest_names>@<digest>``, too.
+            skip_digest_of_named: ... unless it has another name.
+            labels: Labels of the images.
+            skip_missing: Take archives that lack some of the content that their indexes and manifests list.
+            compress: Pack plain layers of Docker's older archives with gzip.
+            max_size: Refuse archives that have, decompressed, more bytes than this.
+            unpack: Whether to unpack each image at once, for the platform given, else for this machine's.
+            snapshotter: Where to; by default the namespace's default, else ``overlayfs``.
+            discard_layers: Do not keep the packed layers once they are unpacked. Such an image runs, but it can be
+                neither exported nor pushed.
 
         Raises:
-            InvalidArgument: It is not such an archive; the text says what is wrong.
+            InvalidArgument: It is not such an archive; the text says what is wrong. Or options contradict each other.
+            NotFound: It has nothing for the platform.
         """
+        from containerd_aio.distribution._selection import chosen
         from containerd_aio.distribution.archive import import_archive
+        from containerd_aio.errors import InvalidArgument
         from containerd_aio.image import Image
 
+        if discard_layers and not unpack:
+            raise InvalidArgument("discard_layers needs unpack=True: nothing would be left of the layers")
+        run_on = next(iter(chosen(platform)), None)
         async with self.lease():
-            images = [Image(self.services, record) for record in await import_archive(self.services, source)]
+            records = await import_archive(
+                self.services,
+                source,
+                name=name,
+                names=names,
+                platform=platform,
+                all_platforms=all_platforms,
+                index_name=index_name,
+                digest_names=digest_names,
+                skip_digest_of_named=skip_digest_of_named,
+                labels=labels,
+                skip_missing=skip_missing,
+                discard_layers=discard_layers,
+                compress=compress,
+                max_size=max_size,
+            )
+            images = [Image(self.services, record, platform=run_on) for record in records]
             if unpack:
                 for image in images:
-                    await image.unpack()
+                    await image.unpack(snapshotter)
         return images
+
+    async def export_archive(
+        self,
+        sink: ArchiveSink,
+        *images: str | Image,
+        platform: PlatformChoice = None,
+        all_platforms: bool = False,
+        docker_manifest: bool = True,
+        skip_missing: bool = False,
+        skip_non_distributable: bool = False,
+        compression: str = "none",
+    ) -> int:
+        """Write images to an OCI archive, which ``ctr`` and Docker read; see `distribution.export.export_archive`.
+
+        Nothing is written before it is known that everything is there.
+
+        Args:
+            sink: Path of the archive, an open binary file, or what has a coroutine method ``send(bytes)``.
+            *images: Images or their names.
+            platform: Of an image with several platforms export the variant that suits each of these best; by default
+                this machine's.
+            all_platforms: Export all of them.
+            docker_manifest: Write the ``manifest.json`` by which Docker before version 25 loads the archive.
+            skip_missing: Leave out content that is not there instead of refusing.
+            skip_non_distributable: Leave out layers that must not be passed on.
+            compression: How the archive is packed: ``none``, ``gzip`` or ``zstd``.
+
+        Returns:
+            How many bytes the archive has.
+
+        Raises:
+            NotFound: There is no such image, content is missing, or an image has nothing for the platform.
+            InvalidArgument: Options contradict each other, or no image is named.
+            DataLoss: Stored content is damaged.
+            OSError: The file cannot be written.
+        """
+        from containerd_aio.distribution._source import written
+
+        async with self.open_export(
+            *images,
+            platform=platform,
+            all_platforms=all_platforms,
+            docker_manifest=docker_manifest,
+            skip_missing=skip_missing,
+            skip_non_distributable=skip_non_distributable,
+            compression=compression,
+        ) as chunks:
+            return await written(sink, chunks)
+
+    @asynccontextmanager
+    async def open_export(
+        self,
+        *images: str | Image,
+        platform: PlatformChoice = None,
+        all_platforms: bool = False,
+        docker_manifest: bool = True,
+        skip_missing: bool = False,
+        skip_non_distributable: bool = False,
+        compression: str = "none",
+    ) -> AsyncGenerator[AsyncIterator[bytes], None]:
+        """Give an archive as an asynchronous iterator of its bytes: ``async with client.open_export(name) as chunks``.
+
+        Arguments and errors are those of `export_archive`; what is missing is told when the block is entered.
+        """
+        from containerd_aio.distribution.export import ExportOptions, open_export
+
+        found = [await self.image(image) if isinstance(image, str) else image for image in images]
+        options = ExportOptions(
+            platform=platform,
+            all_platforms=all_platforms,
+            docker_manifest=docker_manifest,
+            skip_missing=skip_missing,
+            skip_non_distributable=skip_non_distributable,
+            compression=compression,
+        )
+        targets = [(image.name, image.target) for image in found]
+        async with open_export(self.services, targets, options) as chunks:
+            yield chunks

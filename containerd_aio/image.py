@@ -17,6 +17,7 @@ from containerd_aio.distribution.manifests import (
     resolve_manifest,
 )
 from containerd_aio.distribution.platforms import Platform, default_platform, match_only
+from containerd_aio.errors import InvalidArgument
 from containerd_aio.services.content import ContentStore
 from containerd_aio.services.images import ImageRecord, ImageStore
 from containerd_aio.services.snapshots import Snapshotter, resolve_snapshotter
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from containerd_aio.distribution.manifests import ImageManifest
+    from containerd_aio.distribution.spec import HistoryEntry, ImageSpec
+    from containerd_aio.distribution.usage import ImageCheck
     from containerd_aio.services.descriptor import Descriptor
     from containerd_aio.services.stubs import Services
 
@@ -158,6 +161,92 @@ class Image:
         entries = children(await read_document(self._content, self.target), self.target.media_type, what)
         found = [e.platform for e in entries if e.platform is not None and is_manifest(e.media_type)]
         return [platform for platform in found if platform.os != "unknown"]  # those are attestations
+
+    async def spec(self) -> ImageSpec:
+        """Return the image config as typed values; `config` has it as it is written.
+
+        Raises:
+            NotFound: As `config`; so with InvalidArgument.
+        """
+        from containerd_aio.distribution.spec import parse_spec
+
+        layers = tuple(d for d in (await self.manifest()).layers if is_layer(d.media_type))
+        return parse_spec(await self.config(), layers, f"image {self.name}")
+
+    async def history(self) -> builtins.list[HistoryEntry]:
+        """Return the steps by which the image was made, from the bottom up, as far as its config tells.
+
+        Raises:
+            NotFound: As `config`; so with InvalidArgument.
+        """
+        return list((await self.spec()).history)
+
+    async def check(self) -> ImageCheck:
+        """Return what of the image's content is in the content store and what is missing, for the platform.
+
+        Raises:
+            InvalidArgument: A manifest or index is malformed.
+        """
+        from containerd_aio.distribution.usage import check
+
+        return await check(self._services, self.target, match_only(self.platform))
+
+    async def usage(
+        self, *, manifest_limit: int | None = 1, snapshots: bool = False, declared: bool = False
+    ) -> int:
+        """Return how many bytes the image takes; what it refers to more than once counts once.
+
+        Args:
+            manifest_limit: Of an image with several platforms, count so many manifests, the one for the platform first;
+                0 counts all, and they must be there; None counts those that are there.
+            snapshots: Count the snapshots of its layers, too.
+            declared: Count what manifests and indexes say instead of what is stored.
+
+        Raises:
+            NotFound: Content is missing.
+            InvalidArgument: A manifest or index is malformed, or `manifest_limit` is negative.
+        """
+        from containerd_aio.distribution.usage import usage
+
+        if manifest_limit is not None and manifest_limit < 0:
+            raise InvalidArgument(f"manifest_limit is {manifest_limit}; 0 means all")
+        return await usage(
+            self._services,
+            self.target,
+            match_only(self.platform),
+            manifest_limit=manifest_limit,
+            snapshots=snapshots,
+            declared=declared,
+        )
+
+    async def tag(self, name: str, *, force: bool = False) -> Image:
+        """Give what this image names another name, too; labels go along (Go: ``ctr images tag``).
+
+        Args:
+            name: The new name, in full, such as ``docker.io/library/app:2``.
+            force: Let a name that is taken stand for this image from now on.
+
+        Raises:
+            AlreadyExists: There is an image of that name.
+        """
+        store = ImageStore(self._services)
+        record = (
+            await store.create_or_update(name, self.target, labels=self.labels)
+            if force
+            else await store.create(name, self.target, labels=self.labels)
+        )
+        return Image(self._services, record, platform=self.platform)
+
+    async def update_labels(self, labels: Mapping[str, str | None]) -> None:
+        """Change labels of the record; `record` and `labels` follow.
+
+        Args:
+            labels: New values; None or an empty one removes the label.
+
+        Raises:
+            NotFound: There is no image of that name any more.
+        """
+        self.record = await ImageStore(self._services).update_labels(self.name, labels)
 
     async def unpack(self, snapshotter: str | None = None) -> str:
         """Unpack the image into snapshots, as far as that is not done; see `distribution.unpack.unpack`.

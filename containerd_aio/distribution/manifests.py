@@ -51,6 +51,16 @@ def is_layer(media_type: str) -> bool:
     return media_type.startswith(_LAYER_PREFIXES)
 
 
+def is_non_distributable(media_type: str) -> bool:
+    """Tell whether this is the media type of a layer that must not be passed on (Docker: foreign layer)."""
+    return media_type.startswith(
+        (
+            "application/vnd.oci.image.layer.nondistributable.",
+            "application/vnd.docker.image.rootfs.foreign.diff.",
+        )
+    )
+
+
 def parse_json(data: bytes, what: str) -> dict[str, Any]:
     """Return the JSON object in `data`.
 
