@@ -40,7 +40,7 @@ async def publish(address: str, count: int) -> None:
 
 
 @pytest.mark.timeout(300)
-async def test_e29_s36_100_000_events_that_nobody_reads(
+async def test_E29_S36_100_000_events_that_nobody_reads(
     private_daemon: Callable[..., Daemon], containerd_version: str
 ) -> None:
     count = EVENTS if containerd_version == "2.1" else 9_600

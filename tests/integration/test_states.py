@@ -39,7 +39,7 @@ class Book:
         return [c.state for c in self.changes if c.container_id == container_id]
 
 
-async def test_e24_a_life_with_pause_and_exec(client: Client) -> None:
+async def test_E24_a_life_with_pause_and_exec(client: Client) -> None:
     book = Book()
     async with client.state_changes(book) as changes:
         async with await client.new_container("c", image=IMAGE, args=["sleep", "1000"]) as container:
@@ -77,7 +77,7 @@ async def test_e24_a_life_with_pause_and_exec(client: Client) -> None:
     assert {c.pid for c in by_exec[""]} == {task.pid}
 
 
-async def test_e22_e23_every_oom_report_is_told_and_the_exit_once(client: Client) -> None:
+async def test_E22_E23_every_oom_report_is_told_and_the_exit_once(client: Client) -> None:
     book = Book()
     async with client.state_changes(book) as changes, anyio.create_task_group() as group:
 
@@ -104,7 +104,7 @@ async def test_e22_e23_every_oom_report_is_told_and_the_exit_once(client: Client
     assert all(killed or name in late for name, killed in told.items())
 
 
-async def test_e25_e27_s34_a_handler_that_never_returns_is_felt_by_its_container_only(client: Client) -> None:
+async def test_E25_E27_S34_a_handler_that_never_returns_is_felt_by_its_container_only(client: Client) -> None:
     book = Book("stuck")
     async with client.state_changes(book) as changes, client.events() as events:
         async with await client.new_container("stuck", image=IMAGE, args=["sh", "-c", "exit 5"]) as stuck:
@@ -148,7 +148,7 @@ async def test_containers_of_another_client_are_restored_and_followed(client: Cl
     assert book.changes[-1].exit_status.code == 137
 
 
-async def test_s46_a_container_that_cannot_be_started_is_not_told(client: Client) -> None:
+async def test_S46_a_container_that_cannot_be_started_is_not_told(client: Client) -> None:
     book = Book()
     async with client.state_changes(book) as changes:
         async with await client.new_container("c", image=IMAGE, args=["/no/such/binary"]) as container:
@@ -159,7 +159,7 @@ async def test_s46_a_container_that_cannot_be_started_is_not_told(client: Client
     assert book.changes == []
 
 
-async def test_s32_a_task_deleted_before_its_start_is_not_told(client: Client) -> None:
+async def test_S32_a_task_deleted_before_its_start_is_not_told(client: Client) -> None:
     book = Book()
     async with client.state_changes(book) as changes:
         async with await client.new_container("c", image=IMAGE, args=["true"]) as container:

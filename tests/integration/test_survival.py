@@ -58,7 +58,7 @@ async def _until(events: Subscription, wanted: type[Event | Gap | Lagged]) -> Ev
     raise AssertionError("the subscription ended")
 
 
-async def test_s16_a_restart_is_not_an_exit_and_the_exit_after_it_is_seen(
+async def test_S16_a_restart_is_not_an_exit_and_the_exit_after_it_is_seen(
     private_daemon: PrivateDaemon, busybox_archive: Path
 ) -> None:
     async with private_daemon() as daemon, _client(daemon, busybox_archive) as client:
@@ -80,7 +80,7 @@ async def test_s16_a_restart_is_not_an_exit_and_the_exit_after_it_is_seen(
         assert client.statistics().sessions == 2
 
 
-async def test_s10_s11_an_exit_while_the_daemon_is_down(
+async def test_S10_S11_an_exit_while_the_daemon_is_down(
     private_daemon: PrivateDaemon, busybox_archive: Path, containerd_version: str
 ) -> None:
     async with private_daemon() as daemon, _client(daemon, busybox_archive) as client:
@@ -99,7 +99,7 @@ async def test_s10_s11_an_exit_while_the_daemon_is_down(
         assert exit_event.exit_status == status.code
 
 
-async def test_s13_a_killed_shim_is_an_exit_and_no_wait_fails(
+async def test_S13_a_killed_shim_is_an_exit_and_no_wait_fails(
     private_daemon: PrivateDaemon, busybox_archive: Path
 ) -> None:
     async with private_daemon() as daemon, _client(daemon, busybox_archive) as client:
@@ -113,12 +113,13 @@ async def test_s13_a_killed_shim_is_an_exit_and_no_wait_fails(
                 assert (task.exit_status.code, task.exit_status.unknown) == (137, False)
 
 
-async def test_s40_a_frozen_daemon_is_noticed_and_nothing_is_lost(
+async def test_S40_a_frozen_daemon_is_noticed_and_nothing_is_lost(
     private_daemon: PrivateDaemon, busybox_archive: Path
 ) -> None:
     async with private_daemon() as daemon:
-        async with _client(daemon, busybox_archive, heartbeat=0.2, timeout=1) as client:
-            client._scope.core.hub._patience = 0.5
+        async with _client(
+            daemon, busybox_archive, heartbeat=0.2, heartbeat_timeout=0.5, timeout=1
+        ) as client:
             async with _running(client, "thaws") as (_, task):
                 states: list[str] = []
 
