@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import builtins
 import hashlib
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self, TypeVar
 
@@ -17,6 +17,7 @@ from containerd_aio.api.containerd.services.content.v1 import (
     DeleteContentRequest,
     InfoRequest,
     ListContentRequest,
+    ListContentResponse,
     ListStatusesRequest,
     ReadContentRequest,
     ReadContentResponse,
@@ -35,13 +36,16 @@ from containerd_aio.errors import (
     ResourceExhausted,
 )
 from containerd_aio.services._convert import label_mask, label_updates, to_datetime
-from containerd_aio.services._writer import Writer
-from containerd_aio.services.descriptor import check_digest
+from containerd_aio.services._reader import ContentReader
+from containerd_aio.services._writer import Seekable, Writer
+from containerd_aio.services.descriptor import Descriptor, check_digest
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterable, Mapping
+    from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping
+    from contextlib import AbstractAsyncContextManager
     from datetime import datetime
 
+    from containerd_aio.services._content_writer import ContentWriter
     from containerd_aio.services.stubs import Services
 
 READ_ALL_LIMIT = 20 << 20
@@ -136,16 +140,16 @@ class ContentStore:
     def __init__(self, services: Services) -> None:
         self._stub = services.content
 
-    async def info(self, digest: str) -> ContentInfo:
+    async def info(self, digest: str | Descriptor) -> ContentInfo:
         """Return what the daemon knows of a blob.
 
         Raises:
             NotFound: There is no such blob in this namespace.
         """
-        reply = await self._stub.info(InfoRequest(digest=check_digest(digest)))
+        reply = await self._stub.info(InfoRequest(digest=_digest(digest)))
         return ContentInfo.from_raw(reply.info)
 
-    async def exists(self, digest: str) -> bool:
+    async def exists(self, digest: str | Descriptor) -> bool:
         """Tell whether a blob is there."""
         try:
             await self.info(digest)
@@ -153,7 +157,9 @@ class ContentStore:
             return False
         return True
 
-    def read(self, digest: str, *, offset: int = 0, size: int | None = None) -> AsyncGenerator[bytes, None]:
+    def read(
+        self, digest: str | Descriptor, *, offset: int = 0, size: int | None = None
+    ) -> AsyncGenerator[bytes, None]:
         """Yield the bytes of a blob in pieces of up to a few megabytes.
 
         Wrap it in ``contextlib.aclosing`` if you may leave the loop early.
@@ -168,7 +174,7 @@ class ContentStore:
             NotFound: There is no such blob.
             OutOfRange: `offset` lies behind the end.
         """
-        check_digest(digest)
+        digest = _digest(digest)
         if offset < 0 or (size is not None and size < 0):
             raise InvalidArgument(f"cannot read from offset {offset}, size {size}: neither may be negative")
         return self._read(digest, offset, size)
@@ -185,29 +191,47 @@ class ContentStore:
             async for reply in stream:
                 yield reply.data
 
-    async def read_all(self, digest: str, *, limit: int = READ_ALL_LIMIT) -> bytes:
+    async def read_all(self, digest: str | Descriptor, *, limit: int = READ_ALL_LIMIT) -> bytes:
         """Return a whole blob.
 
         Args:
-            digest: The blob.
+            digest: The blob. Content embedded in a descriptor is taken from there, if it is what the descriptor says
+                (Go: ``content.ReadBlob``).
             limit: Refuse blobs with more bytes than this.
 
         Raises:
             NotFound: There is no such blob.
             ResourceExhausted: It is larger than `limit`.
         """
-        data = bytearray()
+        if isinstance(digest, Descriptor) and (embedded := _embedded(digest)) is not None:
+            return embedded
+        parts: list[bytes] = []
+        size = 0
         async with aclosing(self.read(digest)) as chunks:
             async for chunk in chunks:
-                data += chunk
-                if len(data) > limit:
-                    raise ResourceExhausted(f"content {digest} is larger than {limit} bytes; use read()")
-        return bytes(data)
+                parts.append(chunk)
+                size += len(chunk)
+                if size > limit:
+                    raise ResourceExhausted(
+                        f"content {_digest(digest)} is larger than {limit} bytes; use read()"
+                    )
+        return b"".join(parts)
+
+    @asynccontextmanager
+    async def open(self, digest: str | Descriptor) -> AsyncIterator[ContentReader]:
+        """Open a blob to be read like a file: ``async with content.open(digest) as file: await file.read(100)``.
+
+        Raises:
+            NotFound: There is no such blob.
+        """
+        info = await self.info(digest)
+        async with ContentReader(self, info.digest, info.size) as reader:
+            yield reader
 
     async def write(
         self,
         ref: str,
-        data: bytes | AsyncIterable[bytes],
+        data: bytes | AsyncIterable[bytes] | Seekable,
         *,
         size: int | None = None,
         expected: str | None = None,
@@ -216,7 +240,8 @@ class ContentStore:
         """Put a blob into the store.
 
         A blob that is there already counts as written; then the data may not have been read. An ingest `ref` that was
-        broken off is resumed: its bytes are skipped in `data`. When the writing fails or is cancelled, what has come
+        broken off is resumed: its bytes are skipped in `data`, or not even asked for if it is a `ContentReader` or has
+        another ``read_from(offset)``, and `expected` is given. When the writing fails or is cancelled, what has come
         stays for another try; `abort` throws it away. While somebody else writes to `ref` this waits. Hold a lease,
         or the blob may be collected before something refers to it.
 
@@ -235,19 +260,14 @@ class ContentStore:
             FailedPrecondition: The ingest to be resumed has other bytes, or the digest is wrong.
             Aborted: The blob was there and collected in this very moment; write again.
         """
-        if not ref:
-            raise InvalidArgument("the ref of a write is empty")
-        if expected is not None and not check_digest(expected).startswith("sha256:"):
-            raise InvalidArgument(f"cannot write {expected}: containerd keeps content by sha256 digests only")
+        _check_ingest(ref, size, expected)
         if isinstance(data, bytes):
             size = _agreed("size", size, len(data))
             expected = _agreed("digest", expected, f"sha256:{hashlib.sha256(data).hexdigest()}")
-        elif not hasattr(data, "__aiter__"):
+        elif not isinstance(data, Seekable) and not hasattr(data, "__aiter__"):
             raise InvalidArgument(
                 f"cannot write a {type(data).__name__}; give bytes or an async iterable of bytes"
             )
-        if size is not None and size < 0:
-            raise InvalidArgument(f"the size of a write is {size}")
         writer = Writer(self._stub.channel, ref, size, expected, labels or {})
         try:
             digest = await writer.run(data)
@@ -258,6 +278,58 @@ class ContentStore:
         if writer.existed and labels:
             await self.update_labels(digest, labels)
         return digest
+
+    def writer(
+        self, ref: str, *, size: int | None = None, expected: str | None = None
+    ) -> AbstractAsyncContextManager[ContentWriter]:
+        """Open an ingest to write to it step by step: ``async with content.writer(ref) as writer``.
+
+        Where a whole blob is at hand, `write` is simpler. While somebody else writes to `ref` this waits. An ingest that
+        is there is gone on with: `ContentWriter.offset` tells how far it is. Without a lease in force containerd drops it
+        a day after the last write.
+
+        Args:
+            ref: Name of the ingest: any text, the same for the same content.
+            size: How many bytes there will be; told by `status`, checked by `ContentWriter.commit` alone.
+            expected: Their digest; checked at the commit.
+
+        Raises:
+            AlreadyExists: The blob `expected` is there already.
+            InvalidArgument: An argument is malformed.
+        """
+        from containerd_aio.services._content_writer import open_writer
+
+        _check_ingest(ref, size, expected)
+        return open_writer(self._stub.channel, ref, size, expected)
+
+    async def copy_from(
+        self,
+        source: ContentStore,
+        digest: str | Descriptor,
+        *,
+        ref: str | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> str:
+        """Copy a blob from another store: another namespace's, or another daemon's.
+
+        One that is there already is not read. A copy that was broken off is resumed where it stopped (Go:
+        ``content.Copy``).
+
+        Args:
+            source: Where it is.
+            digest: The blob.
+            ref: Name of the ingest; made of the digest by default.
+            labels: Labels of the copy; by default none, for most labels speak of what else a store has.
+
+        Returns:
+            The digest.
+
+        Raises:
+            NotFound: `source` does not have it.
+        """
+        async with source.open(digest) as reader:
+            name = ref or f"copy-{reader.digest}"
+            return await self.write(name, reader, size=reader.size, expected=reader.digest, labels=labels)
 
     async def update_labels(
         self, digest: str, labels: Mapping[str, str | None], *, replace: bool = False
@@ -289,8 +361,25 @@ class ContentStore:
 
     async def list(self, *filters: str) -> builtins.list[ContentInfo]:
         """Return the blobs that match any of `filters` (containerd's filter language), or all."""
+        async with aclosing(self.walk(*filters)) as infos:
+            return [info async for info in infos]
+
+    async def walk(self, *filters: str) -> AsyncGenerator[ContentInfo, None]:
+        """Yield the blobs that match any of `filters`, or all, as they come: a hundred at a time.
+
+        Wrap it in ``contextlib.aclosing`` if you may leave the loop early.
+
+        Raises:
+            InvalidArgument: A filter is malformed.
+        """
         request = ListContentRequest(filters=[*filters])
-        return [ContentInfo.from_raw(raw) async for reply in self._stub.list(request) for raw in reply.info]
+        async with self._stub.channel.request(
+            _SERVICE + "List", Cardinality.UNARY_STREAM, ListContentRequest, ListContentResponse
+        ) as stream:
+            await stream.send_message(request, end=True)
+            async for reply in stream:
+                for raw in reply.info:
+                    yield ContentInfo.from_raw(raw)
 
     async def status(self, ref: str) -> IngestStatus:
         """Return how far an ingest has come.
@@ -322,6 +411,28 @@ class ContentStore:
                 pass
             except ContainerdError as exc:
                 get_logger(__name__).warning("ingest not aborted", ref=ref, error=str(exc))
+
+
+def _digest(content: str | Descriptor) -> str:
+    return check_digest(content if isinstance(content, str) else content.digest)
+
+
+def _embedded(content: Descriptor) -> bytes | None:
+    """Return the data in a descriptor, if it is what the descriptor says."""
+    data = content.data
+    if data is None or len(data) != content.size:
+        return None
+    algorithm, _, digits = check_digest(content.digest).partition(":")
+    return data if hashlib.new(algorithm, data).hexdigest() == digits else None
+
+
+def _check_ingest(ref: str, size: int | None, expected: str | None) -> None:
+    if not ref:
+        raise InvalidArgument("the ref of a write is empty")
+    if expected is not None and not check_digest(expected).startswith("sha256:"):
+        raise InvalidArgument(f"cannot write {expected}: containerd keeps content by sha256 digests only")
+    if size is not None and size < 0:
+        raise InvalidArgument(f"the size of a write is {size}")
 
 
 def _agreed(what: str, given: T | None, actual: T) -> T:
