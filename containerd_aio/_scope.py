@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from containerd_aio.errors import Closed
 from containerd_aio.services.stubs import Services
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from anyio.abc import TaskGroup
@@ -20,17 +21,23 @@ if TYPE_CHECKING:
 class Core:
     """The resources of one open client, shared by its namespaces.
 
+    Args:
+        connections: The connections to the daemon.
+        task_group: Where background work runs.
+        hub_options: Options of the event hub.
+
     Attributes:
         connections: The connections to the daemon.
         task_group: Where background work runs: the event hub, the copiers of standard streams.
-        heartbeat: Seconds of silence after which the event hub asks for a sign of life.
         closed: Whether the client has been left.
     """
 
-    def __init__(self, connections: Connections, task_group: TaskGroup, *, heartbeat: float) -> None:
+    def __init__(
+        self, connections: Connections, task_group: TaskGroup, *, hub_options: Mapping[str, Any]
+    ) -> None:
         self.connections = connections
         self.task_group = task_group
-        self.heartbeat = heartbeat
+        self._hub_options = hub_options
         self.closed = False
         self._version: str | None = None
         self._hub_runs = False
@@ -40,7 +47,7 @@ class Core:
         """The event hub; it runs from when `live_hub` was first awaited."""
         from containerd_aio.events.hub import EventHub
 
-        return EventHub(self.connections, heartbeat=self.heartbeat)
+        return EventHub(self.connections, **self._hub_options)
 
     def run_hub(self) -> EventHub:
         """Start the hub if it does not run, and return it.

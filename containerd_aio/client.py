@@ -27,7 +27,7 @@ from containerd_aio.errors import (
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
     from types import TracebackType
 
     from betterproto2 import Message
@@ -36,10 +36,14 @@ if TYPE_CHECKING:
     from containerd_aio.events.callbacks import StateChanges
     from containerd_aio.events.dispatch import DeliveryFailure, Retry
     from containerd_aio.events.states import StateChange
-    from containerd_aio.events.status import Statistics, Status
+    from containerd_aio.events.status import Statistics, StatusChanges
     from containerd_aio.events.subscription import Overflow, Subscription
     from containerd_aio.services.introspection import ServerInfo
     from containerd_aio.services.namespaces import Namespaces
+
+
+# So many answers in a row that are not containerd's, and `Client.wait_ready` waits no longer.
+STRANGERS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +77,9 @@ class Client(ContainerVerbs, ImageVerbs):
             long; calls that wait for their work have no deadline.
         connect_timeout: Seconds until a connection must stand and have shown that a gRPC server is at its end.
         heartbeat: Seconds of silence on the event stream after which the daemon is asked for a sign of life.
+        heartbeat_timeout: Seconds within which that must come; else the stream counts as broken and is made anew.
+        audit: Seconds between comparisons of what is believed with the daemon's listing of tasks, which find an exit
+            that was never published; longer when the daemon is slow. None for none.
         tls: TLS context for ``tcp://`` addresses.
         hook: Called for every RPC; what tracing and metrics are attached through.
         lazy: Connect on first use instead of on entering.
@@ -89,6 +96,8 @@ class Client(ContainerVerbs, ImageVerbs):
         timeout: float = 30.0,
         connect_timeout: float = 10.0,
         heartbeat: float = 30.0,
+        heartbeat_timeout: float = 5.0,
+        audit: float | None = 120.0,
         tls: ssl.SSLContext | None = None,
         hook: RPCHook | None = None,
         lazy: bool = False,
@@ -101,8 +110,10 @@ class Client(ContainerVerbs, ImageVerbs):
             ("timeout", timeout),
             ("connect_timeout", connect_timeout),
             ("heartbeat", heartbeat),
+            ("heartbeat_timeout", heartbeat_timeout),
+            ("audit", audit),
         ):
-            if not seconds > 0:
+            if seconds is not None and not seconds > 0:
                 raise InvalidArgument(f"{name} is {seconds}; it must be more than 0 seconds")
         if tls is not None and self._address.path is not None:
             raise InvalidArgument(f"tls was given for {self._address}, which is a unix socket")
@@ -112,7 +123,7 @@ class Client(ContainerVerbs, ImageVerbs):
             "tls": tls,
             "hook": hook,
         }
-        self._heartbeat = heartbeat
+        self._hub_options = {"heartbeat": heartbeat, "patience": heartbeat_timeout, "audit": audit}
         self._lazy = lazy
         self._open_scope = None
 
@@ -142,7 +153,7 @@ class Client(ContainerVerbs, ImageVerbs):
         except BaseException:
             connections.close()
             raise
-        core = Core(connections, self._supervisor.task_group, heartbeat=self._heartbeat)
+        core = Core(connections, self._supervisor.task_group, hub_options=self._hub_options)
         self._open_scope = Scope(core, self._namespace)
         return self
 
@@ -193,19 +204,22 @@ class Client(ContainerVerbs, ImageVerbs):
             timeout: Seconds; None waits for ever.
 
         Raises:
-            ConnectError: It did not serve in time; the last cause is told.
+            ConnectError: It did not serve in time, and the last cause is told; or, before that, something else than
+                containerd answered three times in a row. (Once means little: a daemon that is ending cuts connections.)
         """
         from containerd_aio._backoff import Backoff
 
-        backoff, last = Backoff(), None
+        backoff, last, strangers = Backoff(), None, 0
         with anyio.move_on_after(timeout):
             while True:
                 try:
                     await _check_is_containerd(self._scope.core.connections)
                     if await self.is_serving():
                         return
+                    strangers = 0
                 except ConnectError as exc:
-                    if exc.reason == "not-containerd":
+                    strangers = strangers + 1 if exc.reason == "not-containerd" else 0
+                    if strangers == STRANGERS:
                         raise
                     last = exc
                 except ContainerdError as exc:
@@ -326,15 +340,17 @@ class Client(ContainerVerbs, ImageVerbs):
         """Return when everything that containerd published before this call has been dispatched here.
 
         Raises:
-            ContainerdError: The daemon can't be reached, or what was published does not come back.
+            ContainerdError: The daemon can't be reached.
+            DeadlineExceeded: What was published does not come back.
         """
         await (await self._scope.core.live_hub()).barrier()
 
-    async def status(self) -> AsyncIterator[Status]:
-        """Yield the state of the event stream, and every change of it."""
-        hub = self._scope.core.run_hub()
-        async for status in hub.statuses():
-            yield status
+    def status(self) -> StatusChanges:
+        """Follow the state of the event stream: ``async for status in client.status()``, the present one first.
+
+        There is nothing to close: the loop may be left at any time. It ends when the client is closed.
+        """
+        return self._scope.core.run_hub().status.follow()
 
     def statistics(self) -> Statistics:
         """Return the counters of the event core."""

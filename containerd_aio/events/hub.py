@@ -8,19 +8,15 @@ breaks, the next one begins, for ever. Decisions are the registry's; here they a
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from datetime import UTC, datetime
-from secrets import token_hex
 from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
 
 from containerd_aio._backoff import Backoff
 from containerd_aio._log import get_logger
-from containerd_aio._transport.connections import NamespacedChannel
-from containerd_aio.api.containerd.services.events.v1 import EventsStub, PublishRequest
-from containerd_aio.api.google.protobuf import Any as AnyMessage
-from containerd_aio.errors import Closed, ContainerdError, InvalidArgument, Unimplemented
+from containerd_aio.errors import Closed, ContainerdError, InvalidArgument, Unavailable, Unimplemented
+from containerd_aio.events.audit import Audit
 from containerd_aio.events.decode import EnvelopeView, decode_envelope
 from containerd_aio.events.effects import CheckOOM, Confirm, Decided, Effect, Synthesised
 from containerd_aio.events.inquiry import Inquiry
@@ -28,22 +24,18 @@ from containerd_aio.events.labels import LabelCache
 from containerd_aio.events.model import Event, Gap
 from containerd_aio.events.records import Incarnation, ProcessRecord
 from containerd_aio.events.registry import Registry
-from containerd_aio.events.status import Statistics, Status, StatusState
+from containerd_aio.events.sentinel import Sentinels
+from containerd_aio.events.status import Statistics, StatusLog
 from containerd_aio.events.stream import Envelopes, subscribe
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
 
     from anyio.abc import TaskGroup
 
     from containerd_aio._transport.connections import Connections
     from containerd_aio.events.exits import ExitStatus
     from containerd_aio.events.subscription import Subscription
-
-# Nobody subscribes to it, and consumers never see it. The payload is Empty, which every tool can print.
-SENTINEL_TOPIC = "/containerd-aio/sync/"
-SENTINEL_NAMESPACE = "containerd-aio"
-SENTINEL_INTERVAL = 0.02
 
 # Held this long, a connection is a good one and the next loss is tried again at once.
 STABLE_AFTER = 5.0
@@ -71,12 +63,13 @@ class EventHub:
         connections: The connections of the client.
         heartbeat: Seconds without traffic after which the daemon is asked for a sign of life.
         patience: Seconds within which a sentinel must come back.
+        audit: Seconds from one audit to the next; None for none.
         backoff: Delays between attempts to reconnect.
 
     Attributes:
         registry: What is known of every task.
         labels: What is known of the labels of containers, if somebody selects by them.
-        status: The state of the stream.
+        status: The state of the stream, now and before.
     """
 
     def __init__(
@@ -85,24 +78,23 @@ class EventHub:
         *,
         heartbeat: float = 30.0,
         patience: float = 5.0,
+        audit: float | None = 120.0,
         backoff: Backoff | None = None,
     ) -> None:
         self.registry = Registry()
-        self.status = Status("disconnected", datetime.now(UTC), "not started")
+        self.status = StatusLog()
         self._connections = connections
         self._heartbeat = heartbeat
-        self._patience = patience
         self._backoff = backoff or Backoff()
-        channel: Any = NamespacedChannel(connections, connections.rpc, SENTINEL_NAMESPACE)
-        self._publisher = EventsStub(channel)
+        self._sentinels = Sentinels(connections, patience=patience)
         self._inquiry = Inquiry(connections)
+        self._audit: Audit | None = None
+        if audit is not None:
+            self._audit = Audit(self.registry, self._inquiry, self._carry_out, interval=audit)
         self.labels = LabelCache(connections, self._spawn)
         self._subscribers: set[Subscription] = set()
         self._observers: tuple[Observer, ...] = ()
-        self._echoes: dict[str, anyio.Event] = {}
         self._waiters: dict[ProcessRecord, anyio.Event] = {}
-        self._status_queues: list[deque[Status]] = []
-        self._changed = anyio.Event()
         self._buffer: list[EnvelopeView] | None = None
         self._tasks: TaskGroup | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -124,7 +116,7 @@ class EventHub:
                 while True:
                     began = loop.time()
                     error = await self._session()
-                    if self.status.state == "connected" and loop.time() - began > STABLE_AFTER:
+                    if self.status.present.state == "connected" and loop.time() - began > STABLE_AFTER:
                         self._backoff.reset()
                     self._attempts += 1
                     self._failure = error
@@ -142,20 +134,20 @@ class EventHub:
             self._timer.cancel()
         for subscriber in list(self._subscribers):
             subscriber.close()
-        for event in (*self._waiters.values(), *self._echoes.values()):
-            event.set()
-        self._changed.set()
+        for waiter in self._waiters.values():
+            waiter.set()
+        self._sentinels.interrupt()
+        self.status.close()
 
     def _lost(self, error: ContainerdError) -> None:
         if self._lost_at is None:
             self._lost_at, self._lost_reason = datetime.now(UTC), str(error)
-        if self.status.state != "disconnected":
+        if self.status.present.state != "disconnected":
             _log.warning("event stream lost", reason=str(error), address=str(self._connections.address))
-        self._set_status("disconnected", str(error))
+        self.status.set("disconnected", str(error))
         self.registry.disconnected()
         self._replay()  # what was heard before the break is evidence, though the listing never came
-        for event in self._echoes.values():
-            event.set()
+        self._sentinels.interrupt()
 
     async def _session(self) -> ContainerdError:
         """Hold one subscription from end to end; return why it ended."""
@@ -165,9 +157,11 @@ class EventHub:
             async with subscribe(self._connections.events) as envelopes, anyio.create_task_group() as group:
                 group.start_soon(self._read, envelopes, ended, group.cancel_scope)
                 try:
-                    await self._handshake()
-                    self._set_status("resyncing", "listing tasks")
+                    await self._sentinels.handshake()
+                    self.status.set("resyncing", "listing tasks")
                     await self._resync()
+                    if self._audit is not None:
+                        group.start_soon(self._audit.run)
                     await self._watch()
                 except ContainerdError as error:
                     ended.append(error)
@@ -185,26 +179,12 @@ class EventHub:
                 self._last_traffic = loop.time()
                 for data in batch:
                     self._take(data)
-            ended.append(ContainerdError("containerd ended the event stream"))
+            ended.append(Unavailable("containerd ended the event stream"))
         except ContainerdError as error:
             ended.append(error)
         scope.cancel()
 
     # --- a session's steps --------------------------------------------------------------------------------------------
-
-    async def _handshake(self) -> None:
-        """Publish sentinels until one comes back: containerd never says when a subscription has begun."""
-        topic, echo = self._expect_echo()
-        try:
-            with anyio.fail_after(self._patience):
-                while not echo.is_set():
-                    await self._publish(topic)
-                    with anyio.move_on_after(SENTINEL_INTERVAL):
-                        await echo.wait()
-        except TimeoutError:
-            raise ContainerdError("the event stream stood, but nothing published came back on it") from None
-        finally:
-            del self._echoes[topic]
 
     async def _resync(self) -> None:
         """Compare the daemon's tasks with those we believe in, tell the difference, then go live."""
@@ -223,7 +203,7 @@ class EventHub:
         self._replay()
         self._sessions += 1
         self._failure = None
-        self._set_status("connected")
+        self.status.set("connected")
 
     def _replay(self) -> None:
         """Hand out what arrived while the tasks were listed."""
@@ -239,18 +219,11 @@ class EventHub:
             if idle < self._heartbeat:
                 await anyio.sleep(self._heartbeat - idle)
                 continue
-            topic, echo = self._expect_echo()
             try:
-                with anyio.fail_after(self._patience):
-                    await self._publish(topic)
-                    await echo.wait()
-            except (TimeoutError, ContainerdError) as exc:
-                self._set_status("degraded", "no sign of life")
-                raise ContainerdError(
-                    f"containerd gave no sign of life on the event stream for {self._patience:g} s"
-                ) from exc
-            finally:
-                del self._echoes[topic]
+                await self._sentinels.round_trip()
+            except ContainerdError as exc:
+                self.status.set("degraded", "no sign of life")
+                raise Unavailable(f"containerd gave no sign of life on the event stream: {exc}") from exc
 
     # --- what arrives -------------------------------------------------------------------------------------------------
 
@@ -261,11 +234,9 @@ class EventHub:
             self._malformed += 1
             _log.warning("an event could not be read", error=str(exc), size=len(data))
             return
-        if view.topic.startswith(SENTINEL_TOPIC):
-            echo = self._echoes.get(view.topic)
-            if echo is not None:
-                echo.set()
-        elif self._buffer is not None:
+        if self._sentinels.take(view.topic):
+            return
+        if self._buffer is not None:
             self._buffer.append(view)
         else:
             self._dispatch(view)
@@ -345,12 +316,12 @@ class EventHub:
             Closed: The client was closed.
         """
         attempts = self._attempts
-        while self.status.state != "connected":
+        while self.status.present.state != "connected":
             if self._closed:
                 raise self._failure or Closed("the client is closed")
             if self._attempts > attempts and self._failure is not None:
                 raise self._failure
-            await self._changed.wait()
+            await self.status.change()
 
     async def barrier(self) -> None:
         """Return when every event that containerd published before this call has been dispatched.
@@ -358,18 +329,11 @@ class EventHub:
         After a break of the stream it returns once the resync is done.
 
         Raises:
-            ContainerdError: The daemon can't be reached, or what was published does not come back.
+            ContainerdError: The daemon can't be reached.
+            DeadlineExceeded: What was published does not come back.
         """
         await self.ready()
-        topic, echo = self._expect_echo()
-        try:
-            await self._publish(topic)
-            with anyio.fail_after(self._patience):
-                await echo.wait()
-        except TimeoutError:
-            raise ContainerdError("what was published did not come back on the event stream") from None
-        finally:
-            del self._echoes[topic]
+        await self._sentinels.round_trip()
         await self.ready()
 
     async def wait(self, process: ProcessRecord) -> ExitStatus:
@@ -418,26 +382,12 @@ class EventHub:
     def _is_followed(self, namespace: str) -> bool:
         return any(observer.follows(namespace) for observer in self._observers)
 
-    async def statuses(self) -> AsyncIterator[Status]:
-        """Yield the present status, then every change."""
-        queue: deque[Status] = deque([self.status], maxlen=64)
-        self._status_queues.append(queue)
-        try:
-            while True:
-                while queue:
-                    yield queue.popleft()
-                if self._closed:
-                    return
-                await self._changed.wait()
-        finally:
-            # by identity: deques are compared by what is in them
-            self._status_queues = [other for other in self._status_queues if other is not queue]
-
     def statistics(self) -> Statistics:
         """Return the counters."""
         return Statistics(
             events=self._events,
             sessions=self._sessions,
+            audits=self._audit.done if self._audit is not None else 0,
             resynced=self._resynced,
             stale_exits=self.registry.stale_exits,
             duplicate_exits=self.registry.duplicate_exits,
@@ -445,29 +395,3 @@ class EventHub:
             subscribers=len(self._subscribers),
             open_tasks=len(self.registry.open_incarnations()),
         )
-
-    # --- small things -------------------------------------------------------------------------------------------------
-
-    def _expect_echo(self) -> tuple[str, anyio.Event]:
-        topic, echo = SENTINEL_TOPIC + token_hex(16), anyio.Event()
-        self._echoes[topic] = echo
-        return topic, echo
-
-    async def _publish(self, topic: str) -> None:
-        await self._publisher.publish(
-            PublishRequest(topic=topic, event=AnyMessage(type_url="google.protobuf.Empty")),
-            timeout=self._patience,
-        )
-
-    def _set_status(self, state: StatusState, reason: str = "") -> None:
-        if (state, reason) == (self.status.state, self.status.reason):
-            self._wake()
-            return
-        self.status = Status(state, datetime.now(UTC), reason)
-        for queue in self._status_queues:
-            queue.append(self.status)
-        self._wake()
-
-    def _wake(self) -> None:
-        changed, self._changed = self._changed, anyio.Event()
-        changed.set()

@@ -25,6 +25,8 @@ from containerd_aio.events.resync import TaskState
 from containerd_aio.events.timestamps import to_ns
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from containerd_aio._transport.connections import Connections
     from containerd_aio.api.containerd.v1.types import Process as ProcessMessage
 
@@ -53,15 +55,23 @@ class Inquiry:
         self._connections = connections
 
     async def all_tasks(self) -> list[TaskState]:
-        """List the tasks of every namespace.
-
-        A namespace whose tasks can't be listed, because of a shim that does not answer, is left out: whoever is missing
-        from the listing gets asked for by name.
+        """List the tasks of every namespace, as `tasks` does.
 
         Raises:
             ContainerdError: The namespaces could not be listed, or the connection broke.
         """
         reply = await NamespacesStub(self._channel("default")).list(ListNamespacesRequest())
+        return await self.tasks(namespace.name for namespace in reply.namespaces)
+
+    async def tasks(self, namespaces: Iterable[str]) -> list[TaskState]:
+        """List the tasks of some namespaces.
+
+        A namespace whose tasks can't be listed, because of a shim that does not answer, is left out: whoever is missing
+        from the listing gets asked for by name.
+
+        Raises:
+            Unavailable: The connection broke.
+        """
         states: list[TaskState] = []
 
         async def list_namespace(namespace: str) -> None:
@@ -78,8 +88,8 @@ class Inquiry:
 
         try:
             async with anyio.create_task_group() as group:
-                for namespace in reply.namespaces:
-                    group.start_soon(list_namespace, namespace.name)
+                for name in namespaces:
+                    group.start_soon(list_namespace, name)
         except* ContainerdError as errors:
             raise errors.exceptions[0] from None
         return states

@@ -38,6 +38,10 @@ if TYPE_CHECKING:
     from containerd_aio.events.resync import TaskState
 
 
+# Seconds between the questions about single processes that an audit puts.
+AUDIT_PACE = 0.01
+
+
 class Registry:
     """What is known of every task, and who is right when sources disagree.
 
@@ -277,6 +281,35 @@ class Registry:
             for process in incarnation.execs.values():
                 if process.accepted is None:
                     self._questions.ask(process, tell=tell)
+        return self._turn.end()
+
+    def audited(
+        self, states: Iterable[TaskState], *, namespaces: Collection[str], as_of: int, now: float
+    ) -> list[Effect]:
+        """Take a listing of the tasks of `namespaces` that was made while the stream stood.
+
+        It is to be given here when the events that it may have overtaken have arrived; what it shows and no event has
+        told, subscribers are told by synthesised ones. Who is not in it is asked for, and so is every exec, one after
+        the other.
+
+        Args:
+            states: What the daemon listed.
+            namespaces: Those it was asked for.
+            as_of: The moment the listing was asked for.
+            now: The clock.
+        """
+        self._turn.begin(now)
+        clear = {id(self._answers.observe(s, as_of, tell=True)) for s in states if not s.unclear}
+        delay = 0.0
+        for incarnation in list(self._memory.open):
+            if incarnation.namespace not in namespaces or incarnation.opened > as_of:
+                continue
+            execs = [e for e in incarnation.execs.values() if e.accepted is None]
+            missing = [] if id(incarnation) in clear else [incarnation.init]
+            for process in (*missing, *execs):
+                if process.fallback is None:
+                    self._questions.ask(process, delay=delay, tell=True)
+                    delay += AUDIT_PACE
         return self._turn.end()
 
     # --- answers to the hub's questions -------------------------------------------------------------------------------

@@ -125,9 +125,9 @@ class TaskEvents:
         repeated = (
             "/tasks/exit" in process.told and process.accepted is not None and not process.accepted.unknown
         )
-        if process.accepted is None and any(is_copy(event, i) for i in incarnations):
+        if process.accepted is not None or any(is_copy(event, i) for i in incarnations):
             self._verdicts.duplicates += 1
-        elif process.accepted is None and doubtful(process, event.pid):
+        elif doubtful(process, event.pid):
             self._verdicts.doubt(process, status, delay=REPLY_GRACE if process.pid is None else 0.0)
         elif status.unknown:
             self._verdicts.fall_back(process, status, DELETE_GRACE)  # the shim may have told more

@@ -42,7 +42,7 @@ class Verdicts:
 
     Attributes:
         stale: Exits that belonged to no living process.
-        duplicates: Exits of processes whose exit was accepted before.
+        duplicates: Exit events of processes whose exit was accepted before.
     """
 
     def __init__(self, turn: Turn, memory: Memory, deadlines: Deadlines[Due], questions: Questions) -> None:
@@ -58,7 +58,6 @@ class Verdicts:
     def accept(self, process: ProcessRecord, status: ExitStatus) -> None:
         """Take `status` for the exit of `process`, if none was taken before."""
         if process.accepted is not None:
-            self.duplicates += 1
             return
         process.accepted = _unstarted(process) if _never_ran(process, status) else status
         process.ended = self._turn.moment
@@ -78,7 +77,6 @@ class Verdicts:
     ) -> None:
         """Keep an exit that may be another process's, and ask the daemon about `process`, after `delay` seconds."""
         if process.accepted is not None:
-            self.duplicates += 1
             return
         if not status.unknown:  # it would add nothing to what the daemon answers
             process.doubts += (Doubt(status, self._turn.moment, self._turn.now, inherited),)

@@ -61,7 +61,7 @@ def hanging_on(*keys: str, then: Callable[[Any], None]) -> Callable[[tuple[str, 
 # -- order -------------------------------------------------------------------------------------------------------------
 
 
-async def test_e24_one_key_is_handled_in_order_and_one_at_a_time() -> None:
+async def test_E24_one_key_is_handled_in_order_and_one_at_a_time() -> None:
     record = Recorder()
     async with Dispatcher[Any, Any](record) as dispatcher:
         for n in range(100):
@@ -82,7 +82,7 @@ async def test_e24_one_key_is_handled_in_order_and_one_at_a_time() -> None:
         max_size=40,
     )
 )
-def test_e24_e26_any_interleaving_keeps_the_order_of_each_key(
+def test_E24_E26_any_interleaving_keeps_the_order_of_each_key(
     plan: list[tuple[str, int, int, int]],
 ) -> None:
     async def run() -> None:
@@ -105,7 +105,7 @@ def test_e24_e26_any_interleaving_keeps_the_order_of_each_key(
 
 
 @pytest.mark.looptime
-async def test_e25_keys_are_handled_at_the_same_time() -> None:
+async def test_E25_keys_are_handled_at_the_same_time() -> None:
     record, loop = Recorder(), asyncio.get_running_loop()
     async with Dispatcher[Any, Any](record) as dispatcher:
         for n in range(50):
@@ -119,7 +119,7 @@ async def test_e25_keys_are_handled_at_the_same_time() -> None:
 # -- failures are of one key -------------------------------------------------------------------------------------------
 
 
-async def test_e25_s34_a_handler_that_never_returns_holds_up_its_own_key_only() -> None:
+async def test_E25_S34_a_handler_that_never_returns_holds_up_its_own_key_only() -> None:
     done: list[tuple[str, int]] = []
     async with Dispatcher[Any, Any](hanging_on("stuck", then=done.append)) as dispatcher:
         for n in range(10):
@@ -134,7 +134,7 @@ async def test_e25_s34_a_handler_that_never_returns_holds_up_its_own_key_only() 
 @pytest.mark.parametrize(
     "error", [RuntimeError("no"), ExceptionGroup("many", [ValueError()]), asyncio.CancelledError()]
 )
-async def test_e25_a_handler_that_raises_is_reported_and_the_queue_goes_on(error: BaseException) -> None:
+async def test_E25_a_handler_that_raises_is_reported_and_the_queue_goes_on(error: BaseException) -> None:
     """A CancelledError may be the handler's own: something that it waited for was cancelled."""
     done: list[int] = []
     failures: Failures = []
@@ -198,7 +198,7 @@ async def test_a_handler_that_is_no_async_function_is_named_as_the_fault() -> No
 
 
 @pytest.mark.looptime
-async def test_e25_with_a_timeout_the_queue_goes_on_and_the_hook_is_told() -> None:
+async def test_E25_with_a_timeout_the_queue_goes_on_and_the_hook_is_told() -> None:
     done: list[int] = []
     failures: Failures = []
     cancelled: list[int] = []
@@ -257,7 +257,7 @@ async def test_with_retry_a_call_that_took_too_long_is_made_again() -> None:
 
 
 @pytest.mark.looptime
-async def test_e26_s35_retries_back_off_from_1_s_to_5_min_and_keep_the_order() -> None:
+async def test_E26_S35_retries_back_off_from_1_s_to_5_min_and_keep_the_order() -> None:
     failures: Failures = []
     record, loop = Recorder(), asyncio.get_running_loop()
     async with Dispatcher[Any, Any](record, retry=Retry(), on_error=failures.append) as dispatcher:
@@ -278,7 +278,7 @@ async def test_e26_s35_retries_back_off_from_1_s_to_5_min_and_keep_the_order() -
 
 
 @pytest.mark.looptime
-async def test_e26_attempts_may_be_limited_and_the_next_item_follows() -> None:
+async def test_E26_attempts_may_be_limited_and_the_next_item_follows() -> None:
     failures: Failures = []
     record = Recorder()
     async with Dispatcher[Any, Any](record, retry=Retry(attempts=3), on_error=failures.append) as dispatcher:
@@ -309,7 +309,7 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, Any]) -> None
 # -- bounds ------------------------------------------------------------------------------------------------------------
 
 
-async def test_e29_what_waits_for_one_key_is_bounded_and_nothing_goes_silently() -> None:
+async def test_E29_what_waits_for_one_key_is_bounded_and_nothing_goes_silently() -> None:
     failures: Failures = []
     done: list[tuple[str, int]] = []
     async with Dispatcher[Any, Any](
@@ -326,7 +326,7 @@ async def test_e29_what_waits_for_one_key_is_bounded_and_nothing_goes_silently()
         assert all(isinstance(f.error, ResourceExhausted) and f.attempts == 0 for f in failures)
 
 
-async def test_e29_100_000_items_for_a_stuck_handler_cost_no_memory() -> None:
+async def test_E29_100_000_items_for_a_stuck_handler_cost_no_memory() -> None:
     async with Dispatcher[Any, Any](
         hanging_on("stuck", then=lambda _: None), buffer=100, on_error=lambda _: None
     ) as dispatcher:

@@ -83,7 +83,7 @@ async def running(client: Client, *names: str) -> AsyncIterator[list[Task]]:
 # -- what is told ------------------------------------------------------------------------------------------------------
 
 
-async def test_e24_a_life_with_everything_in_it(fake: FakeContainerd, client: Client) -> None:
+async def test_E24_a_life_with_everything_in_it(fake: FakeContainerd, client: Client) -> None:
     book = Book()
     async with client.state_changes(book) as changes, running(client, "c") as (task,):
         await task.pause()
@@ -148,7 +148,7 @@ async def test_containers_that_run_already_are_restored(fake: FakeContainerd, cl
     assert book.of("rests") == ["restore", "pause"]
 
 
-async def test_e4_other_namespaces_are_told_only_when_asked_for(fake: FakeContainerd, client: Client) -> None:
+async def test_E04_other_namespaces_are_told_only_when_asked_for(fake: FakeContainerd, client: Client) -> None:
     mine, everything = Book(), Book()
     other = client.namespaced("other")
     async with client.state_changes(mine), client.state_changes(everything, all_namespaces=True):
@@ -168,7 +168,7 @@ async def test_e4_other_namespaces_are_told_only_when_asked_for(fake: FakeContai
         assert states == ["start-container", "exit"]
 
 
-async def test_e32_what_happened_while_the_connection_was_away_is_told(
+async def test_E32_what_happened_while_the_connection_was_away_is_told(
     fake: FakeContainerd, client: Client
 ) -> None:
     book = Book()
@@ -185,7 +185,7 @@ async def test_e32_what_happened_while_the_connection_was_away_is_told(
     assert book.of("lives") == ["start-container"]
 
 
-async def test_e33_s45_a_pause_returns_and_is_told_though_its_event_is_lost(
+async def test_E33_S45_a_pause_returns_and_is_told_though_its_event_is_lost(
     fake: FakeContainerd, client: Client
 ) -> None:
     book = Book()
@@ -198,7 +198,7 @@ async def test_e33_s45_a_pause_returns_and_is_told_though_its_event_is_lost(
                 await book.until("c", "resume")
 
 
-async def test_e33_a_pause_in_the_middle_of_which_the_container_ends_returns(
+async def test_E33_a_pause_in_the_middle_of_which_the_container_ends_returns(
     fake: FakeContainerd, client: Client
 ) -> None:
     book = Book()
@@ -225,7 +225,7 @@ def stuck_on(*names: str, book: Book) -> Callable[[StateChange], Awaitable[None]
     return handler
 
 
-async def test_e25_e27_s34_a_handler_that_never_returns_delays_neither_waits_nor_other_containers(
+async def test_E25_E27_S34_a_handler_that_never_returns_delays_neither_waits_nor_other_containers(
     fake: FakeContainerd, client: Client
 ) -> None:
     book = Book()
@@ -246,7 +246,7 @@ async def test_e25_e27_s34_a_handler_that_never_returns_delays_neither_waits_nor
         assert events.dropped == 0
 
 
-async def test_e27_a_wait_resolves_while_the_handler_is_told_of_its_start(
+async def test_E27_a_wait_resolves_while_the_handler_is_told_of_its_start(
     fake: FakeContainerd, client: Client
 ) -> None:
     """Even when the handler itself waits for the container it is told of."""
@@ -266,7 +266,7 @@ async def test_e27_a_wait_resolves_while_the_handler_is_told_of_its_start(
             await done.wait()
 
 
-async def test_e25_with_a_timeout_the_next_change_follows(fake: FakeContainerd, client: Client) -> None:
+async def test_E25_with_a_timeout_the_next_change_follows(fake: FakeContainerd, client: Client) -> None:
     failures: Failures = []
     book = Book()
 
@@ -285,7 +285,7 @@ async def test_e25_with_a_timeout_the_next_change_follows(fake: FakeContainerd, 
     assert isinstance(failure.error, TimeoutError)
 
 
-async def test_e26_s35_retries_keep_the_order_of_a_container(fake: FakeContainerd, client: Client) -> None:
+async def test_E26_S35_retries_keep_the_order_of_a_container(fake: FakeContainerd, client: Client) -> None:
     book, tries = Book(), defaultdict[str, int](int)
 
     async def handler(change: StateChange) -> None:

@@ -172,7 +172,7 @@ def test_a_plain_life() -> None:
     assert len(told.reporter) == 0
 
 
-def test_e24_s3_any_permutation_of_a_life_is_told_in_the_same_order() -> None:
+def test_E24_S03_any_permutation_of_a_life_is_told_in_the_same_order() -> None:
     events = [created(), started(), exited(0)]
     for order in permutations(events):
         told = Told().take(*order).rest()
@@ -181,7 +181,7 @@ def test_e24_s3_any_permutation_of_a_life_is_told_in_the_same_order() -> None:
         assert len(told.reporter) == 0
 
 
-def test_e24_any_permutation_with_pauses_and_ooms_is_in_order() -> None:
+def test_E24_any_permutation_with_pauses_and_ooms_is_in_order() -> None:
     events = [started(), paused(), resumed(), oom(), exited(137)]
     for order in permutations(events):
         told = Told(metrics=None).take(created(), *order).rest()
@@ -191,7 +191,7 @@ def test_e24_any_permutation_with_pauses_and_ooms_is_in_order() -> None:
         assert len(told.reporter) == 0
 
 
-def test_e24_any_permutation_of_our_exec_ends_with_the_exit_of_the_container() -> None:
+def test_E24_any_permutation_of_our_exec_ends_with_the_exit_of_the_container() -> None:
     events = [exec_started(), exited(1, name="e", pid=20), exited(0)]
     for order in permutations(events):
         told = Told()
@@ -208,7 +208,7 @@ def test_e24_any_permutation_of_our_exec_ends_with_the_exit_of_the_container() -
         assert exec_exit.exit_status.code == 1, order
 
 
-def test_e24_an_exit_waits_for_execs_that_are_still_to_be_heard_of_but_not_for_ever() -> None:
+def test_E24_an_exit_waits_for_execs_that_are_still_to_be_heard_of_but_not_for_ever() -> None:
     told = Told()
     process = told.exec(told.hold())
     told.take(created(), started(), exec_started(), exited(0))
@@ -221,7 +221,7 @@ def test_e24_an_exit_waits_for_execs_that_are_still_to_be_heard_of_but_not_for_e
     assert (orphan.code, orphan.unknown, orphan.source) == (255, True, "exec-orphaned")
 
 
-def test_e12_s4_a_second_exit_with_another_code_is_not_told() -> None:
+def test_E12_S04_a_second_exit_with_another_code_is_not_told() -> None:
     told = Told().take(created(), started(), exited(5), exited(137), deleted(137)).rest()
     assert told.states == ["start-container", "exit"]
     assert told.changes[-1].exit_status is not None
@@ -242,7 +242,7 @@ def test_pause_and_resume_are_told_on_change_only() -> None:
     assert told.states == ["start-container", "pause", "resume", "pause", "exit"]
 
 
-def test_e33_s45_a_pause_whose_event_is_lost_is_told_by_an_answer() -> None:
+def test_E33_S45_a_pause_whose_event_is_lost_is_told_by_an_answer() -> None:
     """`Task.pause` asks when its call has succeeded and the event has not come."""
     told = Told().take(created(), started())
     as_of = told.registry.moment
@@ -253,7 +253,7 @@ def test_e33_s45_a_pause_whose_event_is_lost_is_told_by_an_answer() -> None:
     assert told.states == ["start-container", "pause"]
 
 
-def test_e33_an_answer_that_is_overtaken_by_the_next_event_changes_nothing() -> None:
+def test_E33_an_answer_that_is_overtaken_by_the_next_event_changes_nothing() -> None:
     told = Told().take(created(), started())
     as_of = told.registry.moment
     told.take(paused(), resumed())  # somebody else's resume came before the answer
@@ -267,20 +267,20 @@ def test_e33_an_answer_that_is_overtaken_by_the_next_event_changes_nothing() -> 
 
 @pytest.mark.parametrize("killed", [None, EXITED_NS])
 @pytest.mark.parametrize("exit_first", [False, True])
-def test_s32_a_task_deleted_before_its_start_is_not_told(killed: int | None, exit_first: bool) -> None:
+def test_S32_a_task_deleted_before_its_start_is_not_told(killed: int | None, exit_first: bool) -> None:
     events = [deleted(137 if killed else 0, at=killed), exited(137, at=killed)]
     told = Told().take(created(), *(reversed(events) if exit_first else events)).rest()
     assert told.states == []
     assert len(told.reporter) == 0
 
 
-def test_e17_s46_an_exit_without_a_task_is_not_told() -> None:
+def test_E17_S46_an_exit_without_a_task_is_not_told() -> None:
     told = Told().take(exited(137), deleted(137)).rest()
     assert told.states == []
     assert len(told.reporter) == 0
 
 
-def test_e17_a_start_that_failed_is_not_told() -> None:
+def test_E17_a_start_that_failed_is_not_told() -> None:
     told = Told()
     incarnation = told.hold()
     told.carry_out(told.registry.start_failed(incarnation.init, now=told.now))
@@ -290,7 +290,7 @@ def test_e17_a_start_that_failed_is_not_told() -> None:
 
 
 @pytest.mark.parametrize("with_exit", [False, True])
-def test_e17_s25_an_exec_whose_start_failed_is_not_told(with_exit: bool) -> None:
+def test_E17_S25_an_exec_whose_start_failed_is_not_told(with_exit: bool) -> None:
     told = Told()
     incarnation = told.hold()
     told.take(created(), started())
@@ -321,7 +321,7 @@ def test_a_created_task_that_vanishes_is_not_told() -> None:
 # -- OOM ---------------------------------------------------------------------------------------------------------------
 
 
-def test_e23_s31_every_oom_event_is_told_and_none_ends_anything() -> None:
+def test_E23_S31_every_oom_event_is_told_and_none_ends_anything() -> None:
     told = Told().take(created(), started(), oom(), oom(), oom())
     assert told.states == ["start-container", "oom", "oom", "oom"]
     told.take(exited(0)).rest()  # S29: it was another process of the container that was killed
@@ -329,7 +329,7 @@ def test_e23_s31_every_oom_event_is_told_and_none_ends_anything() -> None:
     assert told.changes[-1].oom_killed
 
 
-def test_e22_s26_an_oom_after_the_exit_is_told_and_makes_no_second_exit() -> None:
+def test_E22_S26_an_oom_after_the_exit_is_told_and_makes_no_second_exit() -> None:
     told = Told(metrics=None).take(created(), started(), exited(137)).rest()
     assert told.states == ["start-container", "exit"]
     assert not told.changes[-1].oom_killed
@@ -340,19 +340,19 @@ def test_e22_s26_an_oom_after_the_exit_is_told_and_makes_no_second_exit() -> Non
     assert told.decided[0].exit.oom_killed  # the record says it now
 
 
-def test_e21_s27_an_oom_that_only_metrics_know_is_told_before_the_exit() -> None:
+def test_E21_S27_an_oom_that_only_metrics_know_is_told_before_the_exit() -> None:
     told = Told(metrics=True).take(created(), started(), exited(137)).rest()
     assert told.states == ["start-container", "oom", "exit"]
     assert told.changes[-1].oom_killed
 
 
-def test_s28_an_oom_before_the_start_is_told_after_it() -> None:
+def test_S28_an_oom_before_the_start_is_told_after_it() -> None:
     told = Told().take(created(), oom(), started(), exited(137)).rest()
     assert told.states == ["start-container", "oom", "exit"]
     assert told.changes[-1].oom_killed
 
 
-def test_s30_a_late_oom_goes_to_the_life_it_belongs_to() -> None:
+def test_S30_a_late_oom_goes_to_the_life_it_belongs_to() -> None:
     told = Told().take(created(pid=10), started(pid=10), exited(1, pid=10), created(pid=11), started(pid=11))
     told.take(oom())
     first, late = told.changes[0], told.changes[-1]
@@ -363,7 +363,7 @@ def test_s30_a_late_oom_goes_to_the_life_it_belongs_to() -> None:
 # -- lives under one name ----------------------------------------------------------------------------------------------
 
 
-def test_e24_the_next_life_is_told_after_the_one_before_has_ended() -> None:
+def test_E24_the_next_life_is_told_after_the_one_before_has_ended() -> None:
     """The second starts while it is still being asked whether the first was OOM killed."""
     told = Told(metrics=None)
     told.take(created(pid=10), started(pid=10), exited(137, pid=10), created(pid=11), started(pid=11))
@@ -373,7 +373,7 @@ def test_e24_the_next_life_is_told_after_the_one_before_has_ended() -> None:
     assert [c.pid for c in told.changes] == [10, 10, 11]
 
 
-def test_e24_two_lives_in_any_order_of_their_events() -> None:
+def test_E24_two_lives_in_any_order_of_their_events() -> None:
     events = [started(pid=10), exited(1, pid=10), created(pid=11), started(pid=11), exited(2, pid=11)]
     for order in permutations(events):
         told = Told().take(created(pid=10), *order).rest()
@@ -395,14 +395,14 @@ def test_execs_of_others_are_told_from_their_events() -> None:
     assert end.exit_status == ExitStatus(4, EXITED_NS, 20)
 
 
-def test_s23_an_exec_of_others_that_bears_the_containers_name_is_not_the_container() -> None:
+def test_S23_an_exec_of_others_that_bears_the_containers_name_is_not_the_container() -> None:
     told = Told().take(created(), started(), exec_started("c", 20), exited(4, name="c", pid=20))
     assert told.states == ["start-container", "start-process", "exit-process"]
     told.take(exited(0)).rest()
     assert told.states[3:] == ["exit"]
 
 
-def test_s24_an_exec_of_others_without_an_exit_ends_with_the_container() -> None:
+def test_S24_an_exec_of_others_without_an_exit_ends_with_the_container() -> None:
     told = Told().take(created(), started(), exec_started(), exited(0), exited(4, name="e", pid=20)).rest()
     assert told.states == ["start-container", "start-process", "exit-process", "exit"]
     assert told.changes[2].exit_status is not None
@@ -463,7 +463,7 @@ def test_tasks_that_run_already_are_restored() -> None:
     ]
 
 
-def test_e32_what_a_resync_finds_is_told() -> None:
+def test_E32_what_a_resync_finds_is_told() -> None:
     told = Told().take(created(), started())
     listing = [state("new", 1, Phase.RUNNING), state("short", 2, Phase.RUNNING, ExitStatus(3, EXITED_NS, 2))]
     told.changes.clear()
@@ -540,5 +540,5 @@ class StateWorld(World):
 
 @settings(max_examples=1500, deadline=None)
 @given(st.binary(max_size=300), st.booleans(), st.booleans())
-def test_e24_any_history_is_told_in_order(tape: bytes, reuse: bool, drops: bool) -> None:
+def test_E24_any_history_is_told_in_order(tape: bytes, reuse: bool, drops: bool) -> None:
     StateWorld(tape, reuse=reuse, drops=drops).run()

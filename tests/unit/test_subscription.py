@@ -87,7 +87,7 @@ async def read(events: Subscription) -> list[Any]:
 # -- overflow ----------------------------------------------------------------------------------------------------------
 
 
-async def test_e29_drop_oldest_says_how_many_and_keeps_the_newest() -> None:
+async def test_E29_drop_oldest_says_how_many_and_keeps_the_newest() -> None:
     async with subscription() as events:
         for n in range(10):
             events.offer(event(n))
@@ -98,7 +98,7 @@ async def test_e29_drop_oldest_says_how_many_and_keeps_the_newest() -> None:
         assert await read(events) == [10]
 
 
-async def test_e29_close_ends_with_how_many_were_missed_after_what_was_buffered() -> None:
+async def test_E29_close_ends_with_how_many_were_missed_after_what_was_buffered() -> None:
     hub = StubHub()
     async with subscription(hub, overflow="close") as events:
         for n in range(10):
@@ -119,7 +119,7 @@ async def test_e29_close_ends_with_how_many_were_missed_after_what_was_buffered(
             await anext(events)
 
 
-async def test_e31_a_gap_is_never_lost_to_a_full_buffer() -> None:
+async def test_E31_a_gap_is_never_lost_to_a_full_buffer() -> None:
     async with subscription() as events:
         events.interrupt(gap(1))
         for n in range(3):
@@ -132,7 +132,7 @@ async def test_e31_a_gap_is_never_lost_to_a_full_buffer() -> None:
         assert events.dropped == 4
 
 
-async def test_e31_a_gap_that_does_not_fit_ends_a_subscription_that_is_to_end() -> None:
+async def test_E31_a_gap_that_does_not_fit_ends_a_subscription_that_is_to_end() -> None:
     async with subscription(overflow="close", buffer=1) as events:
         events.offer(event(1))
         events.interrupt(gap(1))
@@ -143,7 +143,7 @@ async def test_e31_a_gap_that_does_not_fit_ends_a_subscription_that_is_to_end() 
 
 
 @given(st.integers(1, 5), st.lists(st.one_of(st.just("read"), st.just("gap"), st.just("event")), max_size=60))
-def test_e29_whatever_the_reader_does_nothing_is_unaccounted_for(buffer: int, steps: list[str]) -> None:
+def test_E29_whatever_the_reader_does_nothing_is_unaccounted_for(buffer: int, steps: list[str]) -> None:
     async def run() -> None:
         offered, read_items, missed, gaps = 0, [], 0, 0
         async with subscription(buffer=buffer) as events:
@@ -253,7 +253,7 @@ async def test_what_is_buffered_can_be_read_after_the_end() -> None:
     assert [item async for item in events] == [event(1)]
 
 
-async def test_e4_other_namespaces_and_what_the_filters_refuse_take_no_room() -> None:
+async def test_E04_other_namespaces_and_what_the_filters_refuse_take_no_room() -> None:
     async with subscription(None, 'topic=="/tasks/exit"', namespace="ns") as events:
         for n in range(100):
             events.offer(event(n, namespace="other"))
@@ -278,7 +278,7 @@ async def client(fake: FakeContainerd) -> AsyncIterator[Client]:
         yield opened
 
 
-async def test_e29_s36_one_that_never_reads_costs_bounded_memory_and_delays_nobody(
+async def test_E29_S36_one_that_never_reads_costs_bounded_memory_and_delays_nobody(
     fake: FakeContainerd, client: Client
 ) -> None:
     payload = wire.TaskOom(container_id="c" * 60)
@@ -305,7 +305,7 @@ async def test_e29_s36_one_that_never_reads_costs_bounded_memory_and_delays_nobo
         assert (stuck.pending, stuck.dropped, other.dropped) == (100, 2900, 0)
 
 
-async def test_e31_a_break_is_told_in_its_place(fake: FakeContainerd, client: Client) -> None:
+async def test_E31_a_break_is_told_in_its_place(fake: FakeContainerd, client: Client) -> None:
     async with client.events() as events:
         fake.publish("/tasks/oom", wire.TaskOom(container_id="before"), namespace="ns")
         await client.barrier()
