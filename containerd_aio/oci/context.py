@@ -33,6 +33,8 @@ class SpecContext:
         container_id: The container's id; the last part of the default cgroup path.
         namespace: containerd's namespace; the first part of the default cgroup path.
         platform: ``os`` or ``os/arch[/variant]``; decides which default spec is used. Default: this machine's.
+        host: The operating system containerd runs on, when it is not `platform`'s: ``windows`` with a Linux platform means
+            a Linux container in a utility VM, whose spec has both sections. Default: this machine's.
         version: containerd's version, as the daemon tells it; decides the ``ociVersion`` and the hidden paths of the
             default spec. None means containerd 2.1, whose API this library states.
         image_config: The image's config blob, parsed: the whole of it, with ``config``, ``os``, ``architecture``.
@@ -43,6 +45,7 @@ class SpecContext:
     container_id: str = ""
     namespace: str = "default"
     platform: str | None = None
+    host: str | None = None
     version: str | None = None
     image_config: Mapping[str, Any] | None = None
     rootfs: RootfsAccess | None = None
@@ -65,6 +68,19 @@ class SpecContext:
                 "optionally with /arch"
             )
         return name
+
+    @property
+    def arch(self) -> str:
+        """The processor part of `platform` in Go's words, or this machine's: amd64, arm64, ..."""
+        from containerd_aio.oci.seccomp import go_arch, host_arch
+
+        given = self.platform.split("/")[1:2] if self.platform else []
+        return go_arch(given[0]) if given and given[0] else host_arch()
+
+    @property
+    def in_utility_vm(self) -> bool:
+        """Whether a Linux container runs on a Windows host."""
+        return (self.host or host_os()) == "windows" and self.os in {"linux", "freebsd"}
 
     @asynccontextmanager
     async def open_rootfs(self, spec: Spec) -> AsyncIterator[Path]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import posixpath
 import re
+import sys
 from dataclasses import dataclass
 
 from containerd_aio.errors import InvalidArgument
@@ -76,6 +77,8 @@ _RELEASES: tuple[tuple[tuple[int, int, int], Release], ...] = (
 #: Builds of distributions that were linked with another runtime-spec than the release asks for.
 _REBUILDS = {"1.7.24~ds1": Release("1.2.0")}
 _STATED = (2, 1, 0)
+#: A build of the main branch counts as newer than every release.
+_NEWEST = (sys.maxsize, 0, 0)
 _VERSION = re.compile(r"v?(\d+)\.(\d+)(?:\.(\d+))?")
 
 
@@ -86,18 +89,24 @@ def release(version: str | None) -> Release:
         version: As the daemon or ``ctr --version`` tells it, such as ``v2.1.9`` or ``1.7.24~ds1``. None means 2.1. A
             text without a version number, as development builds have, means the newest known.
     """
-    if version is None:
-        number = _STATED
-    elif version in _REBUILDS:
+    if version in _REBUILDS:
         return _REBUILDS[version]
-    elif match := _VERSION.match(version):
-        number = (int(match[1]), int(match[2]), int(match[3] or 0))
-    else:
-        number = _RELEASES[-1][0]
+    number = version_number(version)
     return [found for first, found in _RELEASES if first <= number][-1]
 
 
-def default_spec(os: str, *, namespace: str, container_id: str, version: str | None = None) -> Spec:
+def version_number(version: str | None) -> tuple[int, int, int]:
+    """Return the numbers of a containerd version; `release` says what it may be."""
+    if version is None:
+        return _STATED
+    if match := _VERSION.match(version):
+        return int(match[1]), int(match[2]), int(match[3] or 0)
+    return _NEWEST
+
+
+def default_spec(
+    os: str, *, namespace: str, container_id: str, version: str | None = None, utility_vm: bool = False
+) -> Spec:
     """Return a new default spec, as Go's client running on that system generates it.
 
     Args:
@@ -105,6 +114,7 @@ def default_spec(os: str, *, namespace: str, container_id: str, version: str | N
         namespace: containerd's namespace, for the cgroup path.
         container_id: The container's id, for the cgroup path.
         version: containerd's version; see `release`.
+        utility_vm: It is a Linux container of a Windows host: the spec gets an empty windows section as well.
 
     Raises:
         InvalidArgument: The namespace is empty.
@@ -119,9 +129,12 @@ def default_spec(os: str, *, namespace: str, container_id: str, version: str | N
         }
     if os == "darwin":
         return {"ociVersion": of.oci_version, "process": _process("/"), "root": {"path": ""}}
-    return _unix(
+    spec = _unix(
         of, _FREEBSD_MOUNTS if os == "freebsd" else _LINUX_MOUNTS, namespaced_cgroup(namespace, container_id)
     )
+    if utility_vm:
+        spec["windows"] = {}
+    return spec
 
 
 def namespaced_cgroup(namespace: str, container_id: str) -> str:

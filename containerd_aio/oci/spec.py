@@ -29,7 +29,11 @@ async def generate_spec(context: SpecContext, *opts: SpecOpt) -> Spec:
         InvalidArgument: An option refused, or the platform has no default spec.
     """
     spec = default_spec(
-        context.os, namespace=context.namespace, container_id=context.container_id, version=context.version
+        context.os,
+        namespace=context.namespace,
+        container_id=context.container_id,
+        version=context.version,
+        utility_vm=context.in_utility_vm,
     )
     await apply_opts(context, spec, *opts)
     return spec

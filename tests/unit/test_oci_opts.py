@@ -211,6 +211,7 @@ def test_every_case_has_options_and_every_option_a_case() -> None:
     apart = {"with_all_current_capabilities", "with_host_devices", "with_linux_device_follow_symlinks"}
     # Of Go's client 2.3, newer than the data; tested below. The next is tested in test_oci_spec.
     apart |= {"with_umask", "with_rlimit", "with_spec_from_file"}
+    source += Path(__file__).with_name("test_oci_more_opts.py").read_text()
     names = {name for name in oci.__all__ if name.startswith(("with_", "without_"))}
     assert {name for name in names if f"oci.{name}(" not in source} <= apart
 

@@ -180,7 +180,7 @@ async def test_refused_when_applied(opt: SpecOpt, error: type[Exception], words:
 @pytest.mark.parametrize("opt", [oci.with_rdt("gold"), oci.with_image_config({"config": {}})])
 async def test_needs_a_linux_section(opt: SpecOpt) -> None:
     with pytest.raises(InvalidArgument, match="needs a spec with a linux section"):
-        await generate_spec(SpecContext(platform="windows"), opt)
+        await generate_spec(SpecContext(platform="darwin"), opt)
 
 
 @pytest.mark.parametrize(

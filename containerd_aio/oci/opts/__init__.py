@@ -8,6 +8,9 @@ from containerd_aio.oci.opts.capabilities import (
     with_capabilities,
     with_dropped_capabilities,
 )
+from containerd_aio.oci.opts.cdi import (
+    with_cdi_devices,
+)
 from containerd_aio.oci.opts.cgroups import (
     with_block_io,
     with_cgroup,
@@ -33,6 +36,9 @@ from containerd_aio.oci.opts.devices import (
     with_linux_devices,
     with_parent_cgroup_devices,
 )
+from containerd_aio.oci.opts.gpus import (
+    with_gpus,
+)
 from containerd_aio.oci.opts.image import (
     with_image_config,
     with_image_config_args,
@@ -44,6 +50,7 @@ from containerd_aio.oci.opts.mounts import (
     with_host_resolvconf,
     with_mounts,
     with_rootfs_path,
+    with_rootfs_propagation,
     with_rootfs_readonly,
     with_writeable_cgroupfs,
     with_writeable_sysfs,
@@ -62,18 +69,24 @@ from containerd_aio.oci.opts.process import (
     with_new_privileges,
     with_no_new_privileges,
     with_process_args,
+    with_process_command_line,
     with_process_cwd,
     with_rlimit,
     with_tty,
     with_tty_size,
     with_umask,
 )
+from containerd_aio.oci.opts.seccomp import (
+    with_default_seccomp_profile,
+    with_seccomp_profile,
+    with_seccomp_unconfined,
+)
 from containerd_aio.oci.opts.security import (
     with_apparmor_profile,
+    with_default_apparmor_profile,
     with_masked_paths,
     with_privileged,
     with_readonly_paths,
-    with_seccomp_unconfined,
     with_selinux_label,
 )
 from containerd_aio.oci.opts.users import (
@@ -93,6 +106,16 @@ from containerd_aio.oci.opts.whole import (
     with_spec_from_bytes,
     with_spec_from_file,
 )
+from containerd_aio.oci.opts.windows import (
+    with_window_networks_allow_unqualified_dns_query,
+    with_windows_cpu_count,
+    with_windows_cpu_maximum,
+    with_windows_cpu_shares,
+    with_windows_device,
+    with_windows_hyperv,
+    with_windows_ignore_flushes_during_boot,
+    with_windows_network_namespace,
+)
 
 __all__ = [
     "with_added_capabilities",
@@ -106,6 +129,7 @@ __all__ = [
     "with_append_additional_groups",
     "with_block_io",
     "with_capabilities",
+    "with_cdi_devices",
     "with_cgroup",
     "with_cpu_burst",
     "with_cpu_cfs",
@@ -113,7 +137,9 @@ __all__ = [
     "with_cpu_shares",
     "with_cpus",
     "with_cpus_mems",
+    "with_default_apparmor_profile",
     "with_default_path_env",
+    "with_default_seccomp_profile",
     "with_default_spec",
     "with_default_spec_for_platform",
     "with_default_unix_devices",
@@ -123,6 +149,7 @@ __all__ = [
     "with_dropped_capabilities",
     "with_env",
     "with_env_file",
+    "with_gpus",
     "with_host_devices",
     "with_host_hosts_file",
     "with_host_localtime",
@@ -146,12 +173,15 @@ __all__ = [
     "with_pids_limit",
     "with_privileged",
     "with_process_args",
+    "with_process_command_line",
     "with_process_cwd",
     "with_rdt",
     "with_readonly_paths",
     "with_rlimit",
     "with_rootfs_path",
+    "with_rootfs_propagation",
     "with_rootfs_readonly",
+    "with_seccomp_profile",
     "with_seccomp_unconfined",
     "with_selinux_label",
     "with_spec_from_bytes",
@@ -164,6 +194,14 @@ __all__ = [
     "with_user_id",
     "with_user_namespace",
     "with_username",
+    "with_window_networks_allow_unqualified_dns_query",
+    "with_windows_cpu_count",
+    "with_windows_cpu_maximum",
+    "with_windows_cpu_shares",
+    "with_windows_device",
+    "with_windows_hyperv",
+    "with_windows_ignore_flushes_during_boot",
+    "with_windows_network_namespace",
     "with_writeable_cgroupfs",
     "with_writeable_sysfs",
     "without_mounts",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from subprocess import list2cmdline
 from typing import Any, TypedDict
 
 import anyio.to_thread
@@ -35,6 +36,7 @@ class _Config(TypedDict):
     cmd: list[str]
     cwd: str
     user: str
+    args_escaped: bool
 
 
 def with_image_config(image_config: Mapping[str, Any] | None = None) -> SpecOpt:
@@ -42,14 +44,15 @@ def with_image_config(image_config: Mapping[str, Any] | None = None) -> SpecOpt:
 
     The environment the spec has already wins over the image's; an image without one gets the default ``PATH``. The user
     is looked up in the container's root filesystem, with his supplementary groups; without one it is root, with root's.
-    Volumes, ports, labels and the stop signal are not part of a spec.
+    Volumes, ports, labels and the stop signal are not part of a spec. For Windows the user's name is stored, and an image
+    whose arguments are escaped (``ArgsEscaped``) gives a command line.
 
     Args:
         image_config: The image's config blob, parsed, the whole of it; None takes the context's.
 
     Raises:
-        InvalidArgument: There is no config, or it is malformed, or the spec is not for Linux or FreeBSD; or the user
-            can't be looked up for want of a root filesystem.
+        InvalidArgument: There is no config, or it is malformed, or the spec is for another system than Linux, FreeBSD
+            or Windows; or the user can't be looked up for want of a root filesystem.
         NoUsersFound: The image's user is not in its ``/etc/passwd``.
         NoGroupsFound: The image's group is not in its ``/etc/group``.
     """
@@ -79,22 +82,64 @@ def with_image_config_args(args: Sequence[str], image_config: Mapping[str, Any] 
                 "no image config: give it to with_image_config, or create the container with an image"
             )
         config = _parse(blob)
+        if "linux" not in spec and "windows" in spec:
+            _on_windows(spec, config, given)
+            return
         require_linux(spec, "an image's config")
-        async with context.open_rootfs(spec) as root:
-            uid, gid, groups = await anyio.to_thread.run_sync(_look_up, root, config["user"])
+        apply_user = await _user_of(context, spec, config["user"])
         if context.os == "freebsd" and blob.get("os") == "linux":
             spec["mounts"] = [*(Mount(**mount) for mount in _LINUX_ON_FREEBSD), *mounts(spec)]
         section = process(spec)
         section["env"] = merge_env(config["env"] or [DEFAULT_PATH_ENV], section.get("env", ()))
         section["args"] = [*config["entrypoint"], *(given or config["cmd"])]
         section["cwd"] = config["cwd"] or "/"
+        apply_user()
+
+    return opt
+
+
+async def _user_of(context: SpecContext, spec: Spec, who: str) -> Callable[[], None]:
+    """Look the image's user up; what is returned writes it into the spec."""
+    if "windows" in spec:  # in a utility VM the guest looks up
+
+        def named() -> None:
+            if who:
+                ids = user(spec)
+                ids["username"], ids["additionalGids"] = who, [ids.get("gid", 0)]
+
+        return named
+    async with context.open_rootfs(spec) as root:
+        uid, gid, groups = await anyio.to_thread.run_sync(_look_up, root, who)
+
+    def numbered() -> None:
         ids = user(spec)
-        if config["user"]:
+        if who:
             ids["uid"], ids["gid"] = uid, gid
         primary = ids.get("gid", 0)
         ids["additionalGids"] = groups if primary in groups else [primary, *groups]
 
-    return opt
+    return numbered
+
+
+def _on_windows(spec: Spec, config: _Config, args: list[str]) -> None:
+    """Do what Go does for a spec with a windows section alone.
+
+    With ``ArgsEscaped`` the image's program is a command line already, its first element; only what comes after it is
+    quoted. That is not so when the image has no entrypoint and the caller gave all the arguments.
+    """
+    command = [*config["entrypoint"], *(args or config["cmd"])]
+    if not command:
+        raise InvalidArgument("the image has neither Entrypoint nor Cmd; give arguments")
+    section = process(spec)
+    section["env"] = merge_env(config["env"], section.get("env", ()))
+    if config["args_escaped"] and (config["entrypoint"] or not args):
+        section.pop("args", None)
+        section["commandLine"] = " ".join([command[0], *([list2cmdline(command[1:])] if command[1:] else [])])
+    else:
+        section.pop("commandLine", None)
+        section["args"] = command
+    section["cwd"] = config["cwd"]
+    section["user"] = {"uid": 0, "gid": 0, "username": config["user"]}
 
 
 def _look_up(root: Path, who: str) -> tuple[int, int, list[int]]:
@@ -119,4 +164,5 @@ def _parse(blob: Mapping[str, Any]) -> _Config:
         "cmd": check.texts("Cmd of the image", config.get("Cmd") or ()),
         "cwd": check.text("WorkingDir of the image", config.get("WorkingDir") or ""),
         "user": check.text("User of the image", config.get("User") or ""),
+        "args_escaped": check.boolean("ArgsEscaped of the image", config.get("ArgsEscaped") or False),
     }

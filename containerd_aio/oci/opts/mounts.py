@@ -5,13 +5,18 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Iterable
 from copy import deepcopy
+from typing import Literal, get_args
 
 from containerd_aio.errors import InvalidArgument
 from containerd_aio.oci import _check as check
-from containerd_aio.oci._sections import mounts, root
+from containerd_aio.oci._sections import linux, mounts, root
 from containerd_aio.oci.context import SpecContext, SpecOpt
 from containerd_aio.oci.errors import NoShmMount
 from containerd_aio.oci.types import Mount, Spec
+
+RootfsPropagation = Literal[
+    "private", "rprivate", "slave", "rslave", "shared", "rshared", "unbindable", "runbindable"
+]
 
 
 def with_rootfs_path(path: str) -> SpecOpt:
@@ -33,6 +38,25 @@ def with_rootfs_readonly() -> SpecOpt:
 
     def opt(_: SpecContext, spec: Spec) -> None:
         root(spec)["readonly"] = True
+
+    return opt
+
+
+def with_rootfs_propagation(propagation: RootfsPropagation) -> SpecOpt:
+    """Set how mounts made under the root filesystem are shared with the host (``linux.rootfsPropagation``).
+
+    No function of the Go client: there the field is set directly. A bind mount with ``rshared`` or ``rslave`` needs it.
+
+    Args:
+        propagation: ``rprivate`` (what runc does anyway), ``rslave``, ``rshared``, ``unbindable``, or one without ``r``.
+
+    Raises:
+        InvalidArgument: None of these.
+    """
+    check.one_of("propagation", propagation, get_args(RootfsPropagation))
+
+    def opt(_: SpecContext, spec: Spec) -> None:
+        linux(spec)["rootfsPropagation"] = propagation
 
     return opt
 

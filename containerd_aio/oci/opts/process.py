@@ -42,6 +42,22 @@ def with_process_args(*args: str) -> SpecOpt:
     return opt
 
 
+def with_process_command_line(command_line: str) -> SpecOpt:
+    """Set the whole command line instead of arguments, as Windows has it (Go: WithProcessCommandLine).
+
+    Raises:
+        InvalidArgument: Not a string, or empty.
+    """
+    check.text("command_line", command_line, empty=False)
+
+    def opt(_: SpecContext, spec: Spec) -> None:
+        section = process(spec)
+        section.pop("args", None)
+        section["commandLine"] = command_line
+
+    return opt
+
+
 def with_process_cwd(cwd: str) -> SpecOpt:
     """Set the working directory (Go: WithProcessCwd).
 

@@ -6,9 +6,11 @@ from collections.abc import Iterable
 
 from containerd_aio.oci import _check as check
 from containerd_aio.oci._sections import linux, process
+from containerd_aio.oci.apparmor import dump_default_apparmor_profile, load_default_apparmor_profile
 from containerd_aio.oci.context import SpecContext, SpecOpt, compose
 from containerd_aio.oci.opts.capabilities import with_all_current_capabilities
 from containerd_aio.oci.opts.mounts import with_writeable_cgroupfs, with_writeable_sysfs
+from containerd_aio.oci.opts.seccomp import with_seccomp_unconfined
 from containerd_aio.oci.types import Spec
 
 
@@ -40,11 +42,23 @@ def with_apparmor_profile(profile: str) -> SpecOpt:
     return opt
 
 
-def with_seccomp_unconfined() -> SpecOpt:
-    """Remove the seccomp filter (Go: WithSeccompUnconfined)."""
+def with_default_apparmor_profile(name: str) -> SpecOpt:
+    """Run the process under containerd's default AppArmor profile, loading it if need be.
 
-    def opt(_: SpecContext, spec: Spec) -> None:
-        linux(spec).pop("seccomp", None)
+    Go: apparmor.WithDefaultProfile. It is loaded into the kernel of this machine, so containerd must be on it.
+
+    Args:
+        name: What the profile shall be called; one of that name that is loaded is used as it is.
+
+    Raises:
+        InvalidArgument: The name is not a word.
+        FailedPrecondition: When applied: the kernel has no AppArmor, or the profile can't be loaded.
+    """
+    dump_default_apparmor_profile(name)
+
+    async def opt(_: SpecContext, spec: Spec) -> None:
+        await load_default_apparmor_profile(name)
+        process(spec)["apparmorProfile"] = name
 
     return opt
 

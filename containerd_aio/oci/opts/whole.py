@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from copy import deepcopy
+from dataclasses import replace
 
 from containerd_aio.errors import InvalidArgument
 from containerd_aio.oci._check import text
@@ -19,9 +20,13 @@ def _become(spec: Spec, other: Spec) -> None:
     spec.update(other)
 
 
-def _default(context: SpecContext, system: str) -> Spec:
+def _default(context: SpecContext) -> Spec:
     return default_spec(
-        system, namespace=context.namespace, container_id=context.container_id, version=context.version
+        context.os,
+        namespace=context.namespace,
+        container_id=context.container_id,
+        version=context.version,
+        utility_vm=context.in_utility_vm,
     )
 
 
@@ -29,7 +34,7 @@ def with_default_spec() -> SpecOpt:
     """Throw the spec away and start from the default of the context's platform (Go: WithDefaultSpec)."""
 
     def opt(context: SpecContext, spec: Spec) -> None:
-        _become(spec, _default(context, context.os))
+        _become(spec, _default(context))
 
     return opt
 
@@ -43,10 +48,10 @@ def with_default_spec_for_platform(platform: str) -> SpecOpt:
     Raises:
         InvalidArgument: The platform has no default spec.
     """
-    system = SpecContext(platform=platform).os
+    SpecContext(platform=platform).os  # noqa: B018 - refuses one that is not known
 
     def opt(context: SpecContext, spec: Spec) -> None:
-        _become(spec, _default(context, system))
+        _become(spec, _default(replace(context, platform=platform)))
 
     return opt
 
