@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import shutil
+import subprocess
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
+from tests.docs.markdown import REPOSITORY
 
 if TYPE_CHECKING:
     from containerd_aio import Client, Daemon
@@ -31,11 +35,18 @@ def busybox_archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, busybox_archive: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working directory of a snippet or an example; it has ``busybox.tar``."""
+def folder(tmp_path: Path, busybox_archive: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The working directory of a snippet or an example; it has ``busybox.tar`` and ``blue.conflist``, a network."""
     (tmp_path / "busybox.tar").symlink_to(busybox_archive)
+    guide = (REPOSITORY / "docs/guide/networks.md").read_text(encoding="utf-8")
+    (tmp_path / "blue.conflist").write_text(guide.partition("```json\n")[2].partition("```")[0])
     monkeypatch.chdir(tmp_path)
-    return tmp_path
+    yield tmp_path
+    if Path(
+        "/sys/class/net/blue0"
+    ).exists():  # plugins leave the bridge, and host-local its directory, to the next
+        subprocess.run(["ip", "link", "delete", "blue0"], check=True)
+        shutil.rmtree("/var/lib/cni/networks/blue", ignore_errors=True)
 
 
 @pytest.fixture
