@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from containerd_aio._client_base import ClientBase
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 
     from containerd_aio.distribution._selection import PlatformChoice
     from containerd_aio.distribution._source import ArchiveSink, ArchiveSource
+    from containerd_aio.distribution.build import LayerSource
     from containerd_aio.image import Image
 
 
@@ -186,3 +187,98 @@ class ImageVerbs(ClientBase):
         targets = [(image.name, image.target) for image in found]
         async with open_export(self.services, targets, options) as chunks:
             yield chunks
+
+    async def convert_image(
+        self,
+        source: str | Image,
+        name: str,
+        *,
+        oci: bool = False,
+        compression: str | None = None,
+        platform: PlatformChoice = None,
+        all_platforms: bool = False,
+    ) -> Image:
+        """Make an image over and give the result a name, which may be the old one; see `distribution.convert.convert`.
+
+        Args:
+            source: The image or its name.
+            name: Name of the result; an image of that name stands for the result from now on.
+            oci: Turn Docker's media types into OCI's.
+            compression: Pack the layers so: ``none``, ``gzip`` or ``zstd``; None leaves them as they are.
+            platform: Of an image with several platforms keep only the variants for these; by default this machine's.
+            all_platforms: Keep all variants; all must be there.
+
+        Returns:
+            The image of that name. With nothing to change it names what `source` does.
+
+        Raises:
+            NotFound: There is no such image, content is missing, or there is nothing for the platform.
+            InvalidArgument: The image is malformed, or an option is.
+            DataLoss: A layer does not unpack to what the image config says.
+        """
+        from containerd_aio.distribution.convert import convert
+        from containerd_aio.image import Image
+        from containerd_aio.services.images import ImageStore
+
+        image = await self.image(source) if isinstance(source, str) else source
+        async with self.lease():
+            target = await convert(
+                self.services,
+                image.target,
+                oci=oci,
+                compression=compression,
+                platform=platform,
+                all_platforms=all_platforms,
+            )
+            store = ImageStore(self.services)
+            return Image(
+                self.services, await store.create_or_update(name, target, labels=image.labels or None)
+            )
+
+    async def build_image(
+        self,
+        name: str,
+        *,
+        layers: Sequence[LayerSource],
+        config: Mapping[str, Any] | None = None,
+        platform: str | None = None,
+        compression: str = "gzip",
+        labels: Mapping[str, str] | None = None,
+        unpack: bool = False,
+    ) -> Image:
+        """Build a small image of files and directories, and store it; the same arguments give the same digests.
+
+        `distribution.build` has images for several platforms, and archives of them.
+
+        Args:
+            name: Name of the image; one that is there stands for the new one from now on.
+            layers: From the bottom up: paths of directories, and mappings of a path to bytes or to an
+                `distribution.build.Entry`.
+            config: The ``config`` of the OCI image config: ``Env``, ``Cmd``, ``Entrypoint``, ``User``, ``WorkingDir``...
+            platform: ``os/architecture[/variant]``; None is Linux on this machine.
+            compression: How layers are packed: ``none``, ``gzip`` or ``zstd``.
+            labels: Labels of the image.
+            unpack: Whether to unpack it at once.
+
+        Raises:
+            InvalidArgument: An argument is malformed, or a directory holds what an image can't.
+            OSError: A directory cannot be read.
+        """
+        import anyio
+
+        from containerd_aio.distribution.build import build_image, store_image
+        from containerd_aio.distribution.platforms import parse_platform
+        from containerd_aio.image import Image
+        from containerd_aio.services.images import ImageStore
+
+        built = await anyio.to_thread.run_sync(
+            lambda: build_image(layers=layers, config=config, platform=platform, compression=compression)
+        )
+        async with self.lease():
+            await store_image(self.services, built)
+            record = await ImageStore(self.services).create_or_update(name, built.target, labels=labels)
+            run_on = None if platform is None else parse_platform(platform)
+            image = Image(self.services, record, platform=run_on)
+            if unpack:
+                await image.unpack()
+        return image
