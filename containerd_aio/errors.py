@@ -22,6 +22,8 @@
     │   └── ConnectError            no connection could be made; says why and what to do
     └── Closed                      the client, subscription or stream was closed by us
 
+At home where they are raised: `run.RunTimeout` (a `DeadlineExceeded`), `run.RunFailed`, `cni.CNIError`.
+
 Three questions, three places to catch: *it said no* (the classes with a gRPC code), *could not reach it*
 (`Unavailable`, `ConnectError`), *took too long* (`DeadlineExceeded`).
 """
