@@ -10,7 +10,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from containerd_aio import Client
+from containerd_aio import Client, stdio
 from containerd_aio.api.containerd.services.containers.v1 import GetContainerRequest
 from containerd_aio.daemon import Daemon
 from containerd_aio.oci import (
@@ -27,6 +27,7 @@ from containerd_aio.oci import (
     with_cgroup,
     with_cpu_cfs,
     with_cpu_shares,
+    with_default_seccomp_profile,
     with_default_spec,
     with_default_unix_devices,
     with_devices,
@@ -56,6 +57,8 @@ from containerd_aio.testing.images import Entry, busybox_image
 
 Ctr = Callable[..., Awaitable[bytes]]
 USERS = "docker.io/library/users:latest"
+BUSYBOX = "docker.io/library/busybox:latest"
+MOUNTS = "grep ^Seccomp: /proc/self/status; mount -t tmpfs none /tmp 2>&- && echo mounted || echo refused"
 ODD = "ODD=<a href='x'>&é\u2028\t\\\""
 
 
@@ -215,6 +218,17 @@ CASES = {
         args=["/bin/true"],
         after=[with_process_args("/bin/true"), with_cpu_shares(1024), with_cgroup("")],
     ),
+    "seccomp": Case(
+        ["--null-io", "--seccomp", "--cap-add", "CAP_SYS_PTRACE"],
+        run=True,
+        args=["/bin/true"],
+        after=[
+            with_process_args("/bin/true"),
+            with_added_capabilities(["CAP_SYS_PTRACE"]),
+            with_default_seccomp_profile(),
+            with_cpu_shares(1024),
+        ],
+    ),
     "run as": Case(
         ["--null-io", "--user", "root", "--hostname", "box", "--cpus", "0.5"],
         run=True,
@@ -230,6 +244,18 @@ CASES = {
 }
 
 
+@pytest.mark.shows(
+    "seed:containerd.GenerateSpec",
+    "seed:containerd.SpecOpts",
+    "seed:containerd.WithApparmorProfile",
+    "seed:containerd.WithHostHosts",
+    "seed:containerd.WithHostNamespace",
+    "seed:containerd.WithHostResoveconf",
+    "seed:containerd.WithImageConfig",
+    "seed:containerd.WithLinuxNamespace",
+    "seed:containerd.WithProcessArgs",
+    "seed:containerd.WithTTY",
+)
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 async def test_the_record_is_the_one_ctr_stores(
     case: Case,
@@ -257,6 +283,7 @@ async def test_the_record_is_the_one_ctr_stores(
         assert (await _stored_spec(client)).decode() == stored.decode()
 
 
+@pytest.mark.shows("seed:containerd.WithRootFSPath")
 async def test_the_record_of_a_directory_as_root_filesystem(ctr: Ctr, client: Client, tmp_path: Path) -> None:
     await ctr("containers", "create", "--rootfs", str(tmp_path), "box", "sleep", "60")
     stored = await _stored_spec(client)
@@ -264,6 +291,23 @@ async def test_the_record_of_a_directory_as_root_filesystem(ctr: Ctr, client: Cl
     opts = [with_default_unix_devices(), with_rootfs_path(str(tmp_path)), with_process_args("sleep", "60")]
     async with await client.new_container("box", spec_opts=opts):
         assert (await _stored_spec(client)).decode() == stored.decode()
+
+
+async def test_the_default_seccomp_profile_lets_a_shell_work_and_no_mount(client: Client) -> None:
+    opts = [
+        with_added_capabilities(["CAP_SYS_ADMIN"]),
+        with_image_config(),
+        with_process_args("sh", "-c", MOUNTS),
+    ]
+    for filtered, expected in ((False, b"Seccomp:\t0\nmounted\n"), (True, b"Seccomp:\t2\nrefused\n")):
+        # The filter is made for a bounding set without CAP_SYS_ADMIN, which the process has all the same.
+        order = [with_default_seccomp_profile(), *opts] if filtered else opts
+        async with await client.new_container("box", image=BUSYBOX, spec_opts=order) as container:
+            async with await container.new_task(io=stdio.capture()) as task:
+                await task.start()
+                await task.wait(timeout=30)
+            assert task.captured is not None
+            assert task.captured.stdout == expected, task.captured.stderr
 
 
 async def _stored_spec(client: Client) -> bytes:

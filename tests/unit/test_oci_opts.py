@@ -197,6 +197,11 @@ async def before(case: str, context: SpecContext) -> Spec:
     return await generate_spec(context) if base == "default" else from_json(base)
 
 
+@pytest.mark.shows(
+    "seed:containerd.WithHostLocaltime",
+    "seed:containerd.WithNoNewPrivileges",
+    "seed:containerd.WithUserNamespace",
+)
 @pytest.mark.parametrize("case", CASES)
 async def test_an_option_gives_the_bytes_gos_gives(case: str, context: SpecContext) -> None:
     spec = await before(case, context)
