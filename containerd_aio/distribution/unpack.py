@@ -14,7 +14,9 @@ import anyio
 
 from containerd_aio._log import get_logger
 from containerd_aio.distribution._layers import UNCOMPRESSED_LABEL
+from containerd_aio.distribution._suppress import alone
 from containerd_aio.distribution.manifests import chain_id, chain_ids, diff_ids, is_layer, read_document
+from containerd_aio.distribution.progress import Action, ProgressEvent, silent
 from containerd_aio.errors import AlreadyExists, ContainerdError, DataLoss, InvalidArgument, NotFound
 from containerd_aio.services._convert import unique_name
 from containerd_aio.services.content import ContentStore
@@ -23,7 +25,10 @@ from containerd_aio.services.leases import Leases, Resource, lease
 from containerd_aio.services.snapshots import SNAPSHOT_REF_LABEL, Snapshotter, resolve_snapshotter
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from containerd_aio.distribution.manifests import ImageManifest
+    from containerd_aio.distribution.progress import ProgressCallback
     from containerd_aio.services.descriptor import Descriptor
     from containerd_aio.services.snapshots import Mount
     from containerd_aio.services.stubs import Services
@@ -53,7 +58,13 @@ def snapshot_gc_label(snapshotter: str) -> str:
 
 
 async def unpack(
-    services: Services, manifest: ImageManifest, *, snapshotter: str | None = None, sync_fs: bool = False
+    services: Services,
+    manifest: ImageManifest,
+    *,
+    snapshotter: str | None = None,
+    sync_fs: bool = False,
+    need: Callable[[Descriptor], Awaitable[None]] | None = None,
+    progress: ProgressCallback = silent,
 ) -> str:
     """Unpack an image whose content is in the content store.
 
@@ -65,6 +76,8 @@ async def unpack(
         manifest: The image.
         snapshotter: Where to; by default the namespace's default, else ``overlayfs``.
         sync_fs: Write every layer to the disk before going on (containerd 1.7 and later).
+        need: Awaited before the first use of a layer's blob; for layers that are unpacked already it is not called.
+        progress: Called with each step.
 
     Returns:
         Name of the committed snapshot with all layers, the parent for containers' snapshots; empty for an image
@@ -87,23 +100,36 @@ async def unpack(
     target = Snapshotter(services, await resolve_snapshotter(services, snapshotter))
     chain = chain_ids(diffs)
     async with lease(services) as held:
-        work = _Unpacking(services, target, held, sync_fs=sync_fs)
+        work = _Unpacking(services, target, held, sync_fs=sync_fs, need=need, progress=progress)
         parent = ""
         for layer, diff, name in zip(layers, diffs, chain, strict=True):
-            if await work.layer(_Step(layer, diff, name, parent)):
-                await content.update_labels(layer.digest, {UNCOMPRESSED_LABEL: diff})
+            async with alone(services, "unpack", target.name, name):
+                if await work.layer(_Step(layer, diff, name, parent)):
+                    await content.update_labels(layer.digest, {UNCOMPRESSED_LABEL: diff})
+            progress(ProgressEvent(Action.UNPACKED, layer.digest, layer.size, layer.size, layer))
             parent = name
         await content.update_labels(manifest.config.digest, {snapshot_gc_label(target.name): chain[-1]})
     return chain[-1]
 
 
 class _Unpacking:
-    def __init__(self, services: Services, target: Snapshotter, held: str, *, sync_fs: bool) -> None:
+    def __init__(
+        self,
+        services: Services,
+        target: Snapshotter,
+        held: str,
+        *,
+        sync_fs: bool,
+        need: Callable[[Descriptor], Awaitable[None]] | None,
+        progress: ProgressCallback,
+    ) -> None:
         self._leases = Leases(services)
         self._diff = Diff(services)
         self._target = target
         self._held = held
         self._sync_fs = sync_fs
+        self._need = need
+        self._progress = progress
 
     async def layer(self, step: _Step) -> bool:
         """Make the snapshot of one layer; False when it was there."""
@@ -143,6 +169,9 @@ class _Unpacking:
 
     async def _extract(self, step: _Step, key: str, mounts: list[Mount], labels: dict[str, str]) -> None:
         try:
+            if self._need is not None:
+                await self._need(step.layer)
+            self._progress(ProgressEvent(Action.UNPACKING, step.layer.digest, 0, step.layer.size, step.layer))
             applied = await self._diff.apply(step.layer, mounts, sync_fs=self._sync_fs)
             if applied.digest != step.diff_id:
                 raise DataLoss(  # noqa: TRY301 - the clean-up below is for this, too

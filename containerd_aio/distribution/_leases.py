@@ -1,0 +1,104 @@
+"""The lease of a pull, and what is done about those of processes that were killed.
+
+A lease cannot be prolonged, so a pull's lasts for a day; after a process was killed, half an image would stay for as long.
+Each lease of a pull therefore bears the process that holds it, and the next pull on the same machine deletes those of
+processes that are no more.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import asynccontextmanager
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from containerd_aio._log import get_logger
+from containerd_aio.errors import ContainerdError, NotFound
+from containerd_aio.services.leases import Leases, lease
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from containerd_aio.services.stubs import Services
+
+HOLDER_LABEL = "containerd-aio/holder"
+"""Label of a lease: the boot, the PID namespace, the pid and the start time of the process that holds it."""
+
+# Leases of this process that are in use; one that could not be deleted at its end is as dead as its process.
+_in_use: set[str] = set()
+
+
+@asynccontextmanager
+async def pull_lease(services: Services) -> AsyncGenerator[str, None]:
+    """Hold the lease in force, or one of this pull; at its end those of dead processes are deleted as well."""
+    me = identity(os.getpid())
+    async with lease(services, labels={HOLDER_LABEL: me} if me else None) as name:
+        _in_use.add(name)
+        try:
+            yield name
+            await _delete_dead(services)
+        finally:
+            _in_use.discard(name)
+
+
+async def _delete_dead(services: Services) -> None:
+    """Delete the leases of dead pulls: afterwards, so that what they had begun could be gone on with."""
+    leases = Leases(services)
+    try:
+        for found in await leases.list(f'labels."{HOLDER_LABEL}"'):
+            holder = found.labels[HOLDER_LABEL]
+            if found.id not in _in_use and is_dead(holder):
+                await _delete(leases, found.id, holder)
+    except ContainerdError as exc:
+        get_logger(__name__).warning("leases of dead processes not looked for", error=str(exc))
+
+
+async def _delete(leases: Leases, name: str, holder: str) -> None:
+    try:
+        await leases.delete(name)
+    except NotFound:
+        return  # somebody else did
+    get_logger(__name__).info("lease of a dead process deleted", lease=name, holder=holder)
+
+
+def is_dead(holder: str) -> bool:
+    """Tell whether a holder certainly is no more; of one in another PID namespace nobody knows. Our own is not in use."""
+    try:
+        boot, namespace, pid, _ = holder.split("/")
+    except ValueError:
+        return False
+    if boot != _boot():
+        return bool(_boot())
+    if namespace != _pid_namespace():
+        return False
+    return holder == identity(os.getpid()) or not pid.isdecimal() or identity(int(pid)) != holder
+
+
+def identity(pid: int) -> str:
+    """Return what tells a process from all others of this machine; empty where ``/proc`` does not say."""
+    try:
+        # After the name, which is in parentheses and may contain anything; the start time is field 22 (proc(5)).
+        fields = (
+            Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        )
+        started = fields[19]
+    except (OSError, IndexError):
+        return ""
+    return f"{_boot()}/{_pid_namespace()}/{pid}/{started}" if _boot() else ""
+
+
+@cache
+def _boot() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
+@cache
+def _pid_namespace() -> str:
+    try:
+        return str(Path("/proc/self/ns/pid").stat().st_ino)
+    except OSError:
+        return ""
