@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from containerd_aio._client_base import ClientBase
+from containerd_aio._client_registries import RegistryVerbs
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from containerd_aio.image import Image
 
 
-class ImageVerbs(ClientBase):
+class ImageVerbs(RegistryVerbs):
     """The verbs about images."""
 
     async def image(self, name: str) -> Image:
