@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import termios
 from pathlib import Path
 from typing import Any
@@ -229,15 +230,17 @@ async def test_a_reader_that_stops_loses_nothing(client: Client) -> None:
             assert total == 3_000_000
 
 
-async def test_a_start_that_fails_leaves_no_fifos(client: Client, tmp_path: Path) -> None:
-    root = stdio.default_fifo_root()
-    before = set(root.rglob("*"))
-    async with await new(client, "failing", "no-such-program") as c:
+async def test_a_start_that_fails_leaves_no_fifos(client: Client) -> None:
+    token = secrets.token_hex(4)
+    async with await new(client, f"failing-{token}", "no-such-program") as c:
         with pytest.raises(Unknown, match="no-such-program"):
             await c.new_task(io=stdio.capture(stdin=b"never read"))
     async with await new(client, "host2", "sleep", "1000") as c, await c.new_task() as task:
         await task.start()
-        exec_ = await task.exec("e", ["no-such-program"], io=stdio.capture(stdin=b"never read"))
+        exec_ = await task.exec(
+            f"failing-{token}", ["no-such-program"], io=stdio.capture(stdin=b"never read")
+        )
+        assert len(list(stdio.default_fifo_root().rglob(f"*{token}*"))) == 3
         with pytest.raises(Unknown, match="no-such-program"):
             await exec_.start()
-    assert set(root.rglob("*")) - before == set()
+    assert list(stdio.default_fifo_root().rglob(f"*{token}*")) == []
