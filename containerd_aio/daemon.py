@@ -18,14 +18,16 @@ import anyio.to_thread
 from containerd_aio._daemon import cleanup
 from containerd_aio._daemon.cleanup import Layout
 from containerd_aio._daemon.config import LOG_LEVELS, generate
-from containerd_aio._daemon.logs import Follower, blame
+from containerd_aio._daemon.logs import Follower, last_words
 from containerd_aio._daemon.paths import directories, executable, socket_path, write_private
 from containerd_aio._daemon.probe import probe
-from containerd_aio._daemon.process import Guardian, WatchedProcess, spawn
+from containerd_aio._daemon.process import Guardian, WatchedProcess, keep_log, spawn
+from containerd_aio._daemon.supervision import Supervision, Watchdog
 from containerd_aio._log import get_logger
 from containerd_aio._supervisor import Supervisor
 from containerd_aio.errors import (
     Closed,
+    ContainerdError,
     DeadlineExceeded,
     FailedPrecondition,
     InvalidArgument,
@@ -37,13 +39,12 @@ from containerd_aio.errors import (
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["Daemon"]
+__all__ = ["Daemon", "Supervision"]
 
 _NOT_INHERITED = frozenset({"NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "WATCHDOG_USEC", "WATCHDOG_PID"})
 _POLL = 0.01
 _PROBE_TIMEOUT = 2.0
 _LOCK_POLL = 0.05
-_SHOWN_LINES = 8
 
 
 class Daemon:
@@ -75,7 +76,9 @@ class Daemon:
         stop_timeout: Seconds between SIGTERM and SIGKILL.
         adopt: Take over a live daemon of the same `state`; False refuses to start beside it.
         detach: Leave the daemon running when the context is left or this process dies. To adopt it later, give
-            `root` and `state`.
+            `root` and `state`. A small process beside it keeps its log from growing for ever.
+        supervise: Start the daemon again when it ends by itself, and kill and start it when it hangs, as long as the context
+            is open; True for the default `Supervision`. `stop` and `kill` are not undone.
         keep: Don't delete `root`, even if it was created here.
 
     Raises:
@@ -104,6 +107,7 @@ class Daemon:
         adopt: bool = True,
         detach: bool = False,
         keep: bool = False,
+        supervise: bool | Supervision = False,
     ) -> None:
         if log_level not in LOG_LEVELS:
             raise InvalidArgument(f"log_level={log_level!r}: containerd knows {', '.join(LOG_LEVELS)}")
@@ -134,6 +138,9 @@ class Daemon:
         self._adopt = adopt
         self._detach = detach
         self._keep = keep
+        self._supervision = Supervision() if supervise is True else supervise or None
+        self._restarts = 0
+        self._begun = anyio.Event()  # set, and replaced, when there is another process
         self._log = get_logger(__name__).bind(daemon=self.address)
         self._busy = anyio.Lock()
         self._process: WatchedProcess | None = None
@@ -175,6 +182,11 @@ class Daemon:
         return self._version
 
     @property
+    def restarts(self) -> int:
+        """How often it was started again by supervision."""
+        return self._restarts
+
+    @property
     def log_file(self) -> str:
         """The file to which the daemon writes its log."""
         return f"{self.root}/containerd.log"
@@ -193,6 +205,8 @@ class Daemon:
         try:
             await self._take_lock()
             await self._begin()
+            if self._supervision is not None:
+                self._supervisor.task_group.start_soon(self._watchdog(self._supervision).run)
         except BaseException:
             await self._leave(detach=False)
             raise
@@ -298,7 +312,7 @@ class Daemon:
             raise FailedPrecondition(
                 f"the daemon of {self.state} is running (pid {process.pid}), and adopt=False"
             )
-        recorded = await anyio.to_thread.run_sync(self._recorded_layout)
+        recorded = await anyio.to_thread.run_sync(cleanup.recorded, self._layout)
         if (recorded.root, recorded.address) != (self.root, self.address):
             raise FailedPrecondition(
                 f"the daemon of {self.state} (pid {process.pid}) runs with root={recorded.root!r} and "
@@ -311,12 +325,6 @@ class Daemon:
         self._owned = True
         await anyio.to_thread.run_sync(self._prepare)
         self._log.info("containerd adopted", pid=process.pid, version=self._version)
-
-    def _recorded_layout(self) -> Layout:
-        try:
-            return Layout.from_json(Path(f"{self.state}/layout.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError, KeyError, TypeError):
-            return self._layout
 
     def _make_directories(self, folder: str) -> None:
         created = set(self._layout.created)
@@ -351,6 +359,8 @@ class Daemon:
                 output=self.log_file,
             )
             self._launched = handle
+            if self._detach:
+                keep_log(self.log_file, handle.pid)
             write_private(f"{self.state}/containerd.pid", f"{handle.pid}\n")
 
     async def _start(self) -> None:
@@ -407,13 +417,7 @@ class Daemon:
 
     def _words(self) -> str:
         """The cause, as far as the log names one, and its last lines."""
-        lines = list(self._follower.recent)[-_SHOWN_LINES:] if self._follower is not None else []
-        if not lines:
-            return "; it logged nothing"
-        cause = blame(lines)
-        return "".join(
-            [f": {cause}" if cause else "", "\nThe end of its log:", *(f"\n  {line}" for line in lines)]
-        )
+        return last_words(self._follower.recent if self._follower is not None else ())
 
     # -- keeping ------------------------------------------------------------------------------------------------
 
@@ -426,6 +430,8 @@ class Daemon:
         if self._supervisor is None or self._leaving:
             raise Closed("the daemon's context has been left")
         self._process = process
+        begun, self._begun = self._begun, anyio.Event()
+        begun.set()
         self._supervisor.task_group.start_soon(self._watch, process)
 
     def _follow_log(self) -> None:
@@ -439,21 +445,52 @@ class Daemon:
         if not self._expected_end:
             self._log.error("containerd ended unexpectedly", pid=process.pid, returncode=process.returncode)
 
+    # -- supervising --------------------------------------------------------------------------------------------
+
+    def _watchdog(self, supervision: Supervision) -> Watchdog:
+        return Watchdog(
+            supervision,
+            self.address,
+            self._log,
+            process=self._current,
+            expected_end=lambda: self._expected_end,
+            another=self._another,
+            start_again=self._start_again,
+        )
+
+    async def _another(self, process: WatchedProcess) -> None:
+        while self._process is process:
+            await self._begun.wait()
+
+    async def _start_again(self) -> None:
+        async with self._busy:
+            if self.running or self._expected_end:
+                return
+            try:
+                await self._start()
+                self._restarts += 1
+            except (ContainerdError, OSError) as error:
+                self._expected_end = False
+                self._log.error("containerd could not be started again", error=str(error))
+
     # -- ending -------------------------------------------------------------------------------------------------
 
     async def _stop(self) -> None:
+        self._expected_end = True
         if not self.running:
             return
         process = self._current()
-        self._expected_end = True
         process.send(signal.SIGTERM)
         process.send(signal.SIGCONT)  # a frozen one would not see the other signal
-        with anyio.move_on_after(self._layout.stop_timeout):
+        with anyio.move_on_after(self._layout.stop_timeout) as in_time:
             await process.exited.wait()
-            return
-        self._log.warning("containerd did not stop in time and is killed", pid=process.pid)
-        process.send(signal.SIGKILL)
-        await process.exited.wait()
+        if in_time.cancelled_caught:
+            self._log.warning("containerd did not stop in time and is killed", pid=process.pid)
+            process.send(signal.SIGKILL)
+            await process.exited.wait()
+        for path in (f"{self.state}/containerd.pid", self.address, f"{self.address}.ttrpc"):
+            with contextlib.suppress(OSError):
+                os.unlink(path)  # noqa: PTH108 - what a daemon that was killed leaves
 
     async def _leave(self, *, detach: bool) -> None:
         with anyio.CancelScope(shield=True):

@@ -78,6 +78,14 @@ class Layout:
         return cls(**fields | {"created": tuple(fields["created"])})
 
 
+def recorded(layout: Layout) -> Layout:
+    """Return the layout that the daemon of the same state was started with, as far as it is known."""
+    try:
+        return Layout.from_json(Path(f"{layout.state}/layout.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, KeyError, TypeError):
+        return layout
+
+
 # -- processes ------------------------------------------------------------------------------------------------
 
 

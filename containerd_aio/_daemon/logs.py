@@ -20,7 +20,7 @@ import anyio.to_thread
 from containerd_aio._log import Logger
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 _PAIR = re.compile(r'([^\s="]+)=("(?:[^"\\]|\\.)*"|[^\s"]*)(?:\s+|$)')
 # logrus' levels -> structlog's
@@ -36,6 +36,7 @@ _LEVELS = {
 }
 _ORDER = ("debug", "info", "warning", "error", "critical")
 _CHUNK = 1 << 16
+_SHOWN_LINES = 8
 # Once read, the beginning of the file is given back to the file system in steps of this size.
 _RECLAIM = 4 << 20
 _IN_MODIFY = 0x2
@@ -79,6 +80,17 @@ def blame(lines: Sequence[str]) -> str:
             error = line.fields.get("error")
             return f"{line.message}: {error}" if error else line.message.removeprefix("containerd: ")
     return ""
+
+
+def last_words(lines: Iterable[str]) -> str:
+    """Return what a daemon logged last, for an error message, with the cause in front if the log names one."""
+    shown = list(lines)[-_SHOWN_LINES:]
+    if not shown:
+        return "; it logged nothing"
+    cause = blame(shown)
+    return "".join(
+        [f": {cause}" if cause else "", "\nThe end of its log:", *(f"\n  {line}" for line in shown)]
+    )
 
 
 def _unquote(text: str) -> str:

@@ -12,7 +12,7 @@ from typing import Self
 import anyio
 import anyio.to_thread
 
-from containerd_aio._daemon import cleanup
+from containerd_aio._daemon import cleanup, log_keeper
 from containerd_aio._daemon.cleanup import Handle, Layout
 
 
@@ -55,6 +55,18 @@ def spawn(
         setsigdef=(signal.SIGPIPE, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGXFSZ),
     )
     return Handle(pid)
+
+
+def keep_log(path: str, pid: int) -> None:
+    """Start the process that bounds the log of a detached daemon; blocks for a few milliseconds."""
+    argv = [sys.executable, "-I", "-S", log_keeper.__file__, path, str(pid)]
+    handle = spawn(argv, env={})
+    try:
+        os.waitid(os.P_PIDFD, handle.fd, os.WEXITED)  # it goes on in a child of its own
+    except ChildProcessError:
+        pass  # SIGCHLD is ignored here
+    finally:
+        handle.close()
 
 
 class WatchedProcess:
