@@ -6,7 +6,7 @@ BIN         := $(VENV)/bin
 STAMP       := $(VENV)/.complete
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format proto bench evidence tables clean venv testbed
+.PHONY: help demo test check format proto bench chaos evidence tables clean venv testbed
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +45,10 @@ evidence: $(STAMP)  ## run every test, record what each shows, and write the tab
 	@$(PYTHON) scripts/testbed.py all
 	$(BIN)/python -m pytest --tables docs/tables/evidence.json $(PYTEST_ARGS)
 	$(BIN)/python scripts/tables.py
+
+chaos: $(STAMP)  ## twenty rounds of a minute on each release; CHAOS_ARGS="--rounds 3 --release 2.1" makes it less
+	@$(PYTHON) scripts/testbed.py all
+	$(BIN)/python tests/integration/chaos.py $(or $(CHAOS_ARGS),--rounds 20)
 
 tables: $(STAMP)  ## write the tables of docs from their data and the record of the last `make evidence`
 	$(BIN)/python scripts/tables.py
