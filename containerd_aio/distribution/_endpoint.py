@@ -183,12 +183,12 @@ class Endpoint:
             try:
                 response = await self._transport.send(request, host)
             except PlainHTTPError:
-                if not host.http_fallback or self._plain:
+                if not _may_go_plain(host, request):
                     raise
                 request = self._go_plain(request)
                 continue
             except ConnectError as exc:
-                if host.http_fallback and not self._plain and exc.reason != "tls":
+                if _may_go_plain(host, request) and exc.reason != "tls":
                     request = self._go_plain(request)
                     continue
                 await self._pause_after(exc, patience)
@@ -213,10 +213,11 @@ class Endpoint:
             await anyio.sleep(delay)
 
     def _go_plain(self, request: Request) -> Request:
-        self._plain = True
-        self._authorizers.clear()
+        if not self._plain:  # requests at the same time find out at the same time
+            self._plain = True
+            self._authorizers.clear()
+            get_logger(__name__).info("no TLS there, going on without", host=self.host.host)
         parts = urlsplit(request.url)
-        get_logger(__name__).info("no TLS there, going on without", host=self.host.host)
         return replace(request, url=urlunsplit(("http", *parts[1:])))
 
     async def _pause_after(self, error: Unavailable, patience: Patience) -> None:
@@ -260,6 +261,10 @@ class Endpoint:
             if delay is None:
                 return response.status, data
             await anyio.sleep(delay)
+
+
+def _may_go_plain(host: RegistryHost, request: Request) -> bool:
+    return host.http_fallback and request.url.startswith("https:")
 
 
 async def error_of(response: aiohttp.ClientResponse, what: str) -> ContainerdError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import anyio
 
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 PARALLEL_FROM = 64 << 20
 """Bytes from which on a layer is fetched in several ranges at the same time."""
 
-_SOURCE_LABEL = "containerd.io/distribution.source."
 _MAX_LABEL = 4096
 
 # How often the store has to make progress known: each call redraws a bar.
@@ -212,10 +212,15 @@ class Fetcher:
 
     def _source_label(self, info: ContentInfo | None) -> dict[str, str]:
         """Return the label that says from where a blob came, so that a push may have it mounted there."""
-        key = _SOURCE_LABEL + self._registry.registry
+        key = source_label(self._registry.registry)
         known = "" if info is None else info.labels.get(key, "")
         value = append_source(known, self._repository)
         return {} if len(key) + len(value) > _MAX_LABEL or value == known else {key: value}
+
+
+def source_label(registry: str) -> str:
+    """Return the label that says in which repositories of a registry a blob was seen; Go leaves the port out."""
+    return f"containerd.io/distribution.source.{urlsplit(f'//{registry}').hostname}"
 
 
 def append_source(known: str, repository: str) -> str:

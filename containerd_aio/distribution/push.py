@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
+from containerd_aio.distribution.fetch import source_label
 from containerd_aio.distribution.manifests import (
     children,
     is_index,
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
     from containerd_aio.distribution.upload import Uploader
     from containerd_aio.services.descriptor import Descriptor
     from containerd_aio.services.stubs import Services
-
-_SOURCE_LABEL = "containerd.io/distribution.source."
 
 # A step is told for so many bytes at least: each redraws a bar.
 _REPORT_EVERY = 256 << 10
@@ -109,7 +108,7 @@ class _Push:
     ) -> None:
         self._content = content
         self._uploader = uploader
-        self._source_label = _SOURCE_LABEL + registry
+        self._source_label = source_label(registry)
         self._repository = repository
         self._options = options
         self._limiter = anyio.CapacityLimiter(options.uploads)

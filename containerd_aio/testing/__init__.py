@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     )
     from containerd_aio.testing.images import build_image_archive, build_index_archive, busybox_image
     from containerd_aio.testing.proxy import FaultProxy, ProxiedConnection
+    from containerd_aio.testing.registry import RegistryServer
 
 _HOMES = {
     "fake": (
@@ -27,6 +28,7 @@ _HOMES = {
     ),
     "images": ("build_image_archive", "build_index_archive", "busybox_image"),
     "proxy": ("FaultProxy", "ProxiedConnection"),
+    "registry": ("RegistryServer",),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -42,6 +44,7 @@ __all__ = [
     "Program",
     "ProxiedConnection",
     "RPCFault",
+    "RegistryServer",
     "build_image_archive",
     "build_index_archive",
     "busybox_image",
