@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import builtins
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Self
+
+from grpclib.const import Cardinality
 
 from containerd_aio.api.containerd.services.snapshots.v1 import (
     CleanupRequest,
     CommitSnapshotRequest,
     ListSnapshotsRequest,
+    ListSnapshotsResponse,
     MountsRequest,
     PrepareSnapshotRequest,
     RemoveSnapshotRequest,
@@ -26,7 +30,7 @@ from containerd_aio.errors import InvalidArgument, NotFound
 from containerd_aio.services._convert import label_mask, label_updates, to_datetime
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import AsyncGenerator, Iterable, Mapping
     from datetime import datetime
 
     from containerd_aio.services.stubs import Services
@@ -264,8 +268,25 @@ class Snapshotter:
 
     async def list(self, *filters: str) -> builtins.list[SnapshotInfo]:
         """Return the snapshots that match any of `filters` (containerd's filter language), or all."""
+        async with aclosing(self.walk(*filters)) as infos:
+            return [info async for info in infos]
+
+    async def walk(self, *filters: str) -> AsyncGenerator[SnapshotInfo, None]:
+        """Yield the snapshots that match any of `filters`, or all, as they come: a hundred at a time.
+
+        Wrap it in ``contextlib.aclosing`` if you may leave the loop early.
+        """
         request = ListSnapshotsRequest(snapshotter=self.name, filters=[*filters])
-        return [SnapshotInfo.from_raw(raw) async for reply in self._stub.list(request) for raw in reply.info]
+        async with self._stub.channel.request(
+            "/containerd.services.snapshots.v1.Snapshots/List",
+            Cardinality.UNARY_STREAM,
+            ListSnapshotsRequest,
+            ListSnapshotsResponse,
+        ) as stream:
+            await stream.send_message(request, end=True)
+            async for reply in stream:
+                for raw in reply.info:
+                    yield SnapshotInfo.from_raw(raw)
 
     async def cleanup(self) -> None:
         """Have the snapshotter remove what no snapshot uses any more.
