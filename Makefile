@@ -1,6 +1,8 @@
 # Everything a contributor or CI does. `make help` lists it.
 PYTHON      ?= python3
 PYTEST_ARGS ?=
+# Tests mostly wait for daemons; each worker has daemons of its own.
+JOBS        ?= 2
 VENV        := .venv
 BIN         := $(VENV)/bin
 STAMP       := $(VENV)/.complete
@@ -15,9 +17,9 @@ demo: $(STAMP)  ## containers with different fates on a private containerd, and 
 	@$(PYTHON) scripts/testbed.py system
 	@$(BIN)/containerd-aio demo
 
-test: $(STAMP)  ## everything the machine allows; PYTEST_ARGS="-k name" narrows it
+test: $(STAMP)  ## everything the machine allows, JOBS=2 at a time; PYTEST_ARGS="-k name" narrows it
 	@$(PYTHON) scripts/testbed.py all
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
 
 check: $(STAMP)  ## format, lint, types, layers, generated code
 	$(BIN)/ruff format --check .
