@@ -38,9 +38,10 @@ class Answers:
 
     def observe(self, state: TaskState, as_of: int, *, tell: bool = False) -> Incarnation:
         """Take the state of a task; return the incarnation that it is of."""
-        incarnation = self._memory.find(*state.key, state.pid)
         latest = self._memory.latest(*state.key)
         current = latest is None or latest.opened <= as_of
+        find = self._incarnations.find if current else self._memory.find
+        incarnation = find(*state.key, state.pid)
         if incarnation is None:
             incarnation = self._incarnations.open(*state.key, state.pid, behind=not current)
             if not current:

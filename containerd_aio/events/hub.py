@@ -15,7 +15,14 @@ import anyio
 
 from containerd_aio._backoff import Backoff
 from containerd_aio._log import get_logger
-from containerd_aio.errors import Closed, ContainerdError, InvalidArgument, Unavailable, Unimplemented
+from containerd_aio.errors import (
+    Closed,
+    ContainerdError,
+    InvalidArgument,
+    Unavailable,
+    Unimplemented,
+    Unknown,
+)
 from containerd_aio.events.audit import Audit
 from containerd_aio.events.decode import EnvelopeView, decode_envelope
 from containerd_aio.events.effects import CheckOOM, Confirm, Decided, Effect, Synthesised
@@ -39,6 +46,8 @@ if TYPE_CHECKING:
 
 # Held this long, a connection is a good one and the next loss is tried again at once.
 STABLE_AFTER = 5.0
+# Seconds that a clock may be short of what was slept.
+RESOLUTION = 0.001
 
 _log = get_logger(__name__)
 
@@ -99,6 +108,7 @@ class EventHub:
         self._tasks: TaskGroup | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._failure: ContainerdError | None = None
+        self._final: ContainerdError | None = None
         self._attempts = 0
         self._lost_at: datetime | None = None
         self._lost_reason = ""
@@ -121,8 +131,9 @@ class EventHub:
                     self._attempts += 1
                     self._failure = error
                     self._lost(error)
-                    if isinstance(error, Unimplemented | InvalidArgument | Closed):
-                        return  # it would be the same the next time
+                    if _is_permanent(error):
+                        self._final = error
+                        return
                     await anyio.sleep(self._backoff.next())
         finally:
             self._close()
@@ -133,7 +144,7 @@ class EventHub:
         if self._timer is not None:
             self._timer.cancel()
         for subscriber in list(self._subscribers):
-            subscriber.close()
+            subscriber.close(self._final)
         for waiter in self._waiters.values():
             waiter.set()
         self._sentinels.interrupt()
@@ -215,9 +226,9 @@ class EventHub:
         """Ask for a sign of life whenever the stream has been silent for long; return never, raise when none comes."""
         loop = asyncio.get_running_loop()
         while True:
-            idle = loop.time() - self._last_traffic
-            if idle < self._heartbeat:
-                await anyio.sleep(self._heartbeat - idle)
+            quiet_for = loop.time() - self._last_traffic
+            if self._heartbeat - quiet_for > RESOLUTION:
+                await anyio.sleep(self._heartbeat - quiet_for)
                 continue
             try:
                 await self._sentinels.round_trip()
@@ -318,9 +329,9 @@ class EventHub:
         attempts = self._attempts
         while self.status.present.state != "connected":
             if self._closed:
-                raise self._failure or Closed("the client is closed")
+                raise self._ending("the client is closed")
             if self._attempts > attempts and self._failure is not None:
-                raise self._failure
+                raise self._failure.with_traceback(None)
             await self.status.change()
 
     async def barrier(self) -> None:
@@ -341,10 +352,11 @@ class EventHub:
 
         Raises:
             Closed: The client was closed first.
+            ContainerdError: The daemon refuses subscriptions for good.
         """
         while process.exit is None:
             if self._closed:
-                raise Closed("the client was closed while the process ran; its exit is not known")
+                raise self._ending("the client was closed while the process ran; its exit is not known")
             waiter = self._waiters.get(process)
             if waiter is None:
                 waiter = self._waiters[process] = anyio.Event()
@@ -354,6 +366,10 @@ class EventHub:
                 if not waiter.is_set() and not waiter.statistics().tasks_waiting:
                     self._waiters.pop(process, None)
         return process.exit
+
+    def _ending(self, text: str) -> ContainerdError:
+        """Return why there will be nothing more."""
+        return Closed(text) if self._final is None else self._final.with_traceback(None)
 
     def tell(self, effects: Sequence[Effect]) -> None:
         """Carry out what followed from evidence that the client itself gave to the registry."""
@@ -395,3 +411,11 @@ class EventHub:
             subscribers=len(self._subscribers),
             open_tasks=len(self.registry.open_incarnations()),
         )
+
+
+def _is_permanent(error: ContainerdError) -> bool:
+    """Return whether a session would end in the same way the next time."""
+    # The last is what containerd says of a filter it can't read; its status is UNKNOWN, and it won't pass.
+    return isinstance(error, Unimplemented | InvalidArgument | Closed) or (
+        isinstance(error, Unknown) and "failed parsing subscription filters" in error.message
+    )

@@ -60,6 +60,28 @@ class Incarnations:
         if self.followed(incarnation.namespace):
             self._verdicts.watch(incarnation)
 
+    def restored(self, incarnation: Incarnation, pid: int) -> bool:
+        """Take the pid of a task made from a checkpoint: it has none before its start.
+
+        Returns:
+            Whether it is one.
+        """
+        if incarnation.pid or not pid:
+            return False
+        told = self._memory.find(*incarnation.key, pid)
+        incarnation.pid = incarnation.init.pid = pid
+        if told is not None and told.init.accepted is not None and told.opened > incarnation.opened:
+            self._verdicts.accept(incarnation.init, told.init.accepted)  # it ended before its pid was known
+        return True
+
+    def find(self, namespace: str, container_id: str, pid: int) -> Incarnation | None:
+        """Return the newest incarnation of a container with `pid`; one made from a checkpoint gets to know it by this."""
+        known = self._memory.find(namespace, container_id, pid)
+        latest = self._memory.latest(namespace, container_id)
+        if known is None and latest is not None and latest.open and self.restored(latest, pid):
+            return latest
+        return known
+
     def init_started(self, incarnation: Incarnation) -> None:
         """Note that init was started, from whichever word of it comes first."""
         process = incarnation.init

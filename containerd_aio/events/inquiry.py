@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import anyio
 
 from containerd_aio import typeurl
+from containerd_aio._backoff import Backoff
 from containerd_aio._log import get_logger
 from containerd_aio._transport.connections import NamespacedChannel
 from containerd_aio.api.containerd.services.namespaces.v1 import ListNamespacesRequest, NamespacesStub
@@ -18,7 +19,7 @@ from containerd_aio.api.containerd.services.tasks.v1 import (
     TasksStub,
 )
 from containerd_aio.api.containerd.v1.types import Status as TaskStatus
-from containerd_aio.errors import ContainerdError, NotFound, Unavailable
+from containerd_aio.errors import ConnectError, ContainerdError, NotFound, Unavailable
 from containerd_aio.events.exits import ExitSource, ExitStatus
 from containerd_aio.events.records import Phase
 from containerd_aio.events.resync import TaskState
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
 
 # Seconds: an answer that takes longer is of no use to somebody who waits for an exit.
 _ASK_LIMIT = 5.0
+# A listing asks every shim of the namespace.
+_LIST_LIMIT = 15.0
+# So often a listing is tried again when its connection broke.
+_LIST_AGAIN = 3
 _OOM_LIMIT = 1.0
 
 _PHASES = {
@@ -70,29 +75,40 @@ class Inquiry:
         from the listing gets asked for by name.
 
         Raises:
-            Unavailable: The connection broke.
+            ConnectError: There is no connection to be had any more.
         """
         states: list[TaskState] = []
 
-        async def list_namespace(namespace: str) -> None:
-            try:
-                tasks = (await TasksStub(self._channel(namespace)).list(ListTasksRequest())).tasks
-            except NotFound:
-                return  # removed since
-            except Unavailable:
-                raise
-            except ContainerdError as exc:
-                _log.warning("tasks can't be listed", namespace=namespace, error=str(exc))
-                return
-            states.extend(task_state(namespace, task, "list") for task in tasks)
+        async def add(namespace: str) -> None:
+            states.extend(await self._tasks_of(namespace))
 
         try:
             async with anyio.create_task_group() as group:
                 for name in namespaces:
-                    group.start_soon(list_namespace, name)
-        except* ContainerdError as errors:
+                    group.start_soon(add, name)
+        except* ConnectError as errors:
             raise errors.exceptions[0] from None
         return states
+
+    async def _tasks_of(self, namespace: str) -> list[TaskState]:
+        """List the tasks of a namespace; none when they can't be listed."""
+        backoff = Backoff()
+        while True:
+            try:
+                reply = await TasksStub(self._channel(namespace)).list(
+                    ListTasksRequest(), timeout=_LIST_LIMIT
+                )
+                return [task_state(namespace, task, "list") for task in reply.tasks]
+            except NotFound:
+                return []  # removed since
+            except ConnectError:
+                raise
+            except ContainerdError as exc:
+                if isinstance(exc, Unavailable) and backoff.attempts < _LIST_AGAIN:
+                    await anyio.sleep(backoff.next())
+                    continue
+                _log.warning("tasks can't be listed", namespace=namespace, error=str(exc))
+                return []
 
     async def task(
         self, namespace: str, container_id: str, exec_id: str = ""

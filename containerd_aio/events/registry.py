@@ -147,6 +147,22 @@ class Registry:
     ) -> tuple[ProcessRecord, list[Effect]]:
         """Take the reply to our Tasks.Exec: a new exec, in place of an earlier one of that id."""
         self._turn.begin(now)
+        return self._new_exec(incarnation, exec_id), self._turn.end()
+
+    def adopt_exec(
+        self, incarnation: Incarnation, state: TaskState, *, as_of: int, now: float
+    ) -> tuple[ProcessRecord, list[Effect]]:
+        """Take a handle on an exec that is there, by its state as asked for at `as_of`; it must not be unclear."""
+        self._turn.begin(now)
+        process = incarnation.execs.get(state.exec_id)
+        if process is None or (
+            process.pid != state.pid and not (process.pid is None and process.accepted is None)
+        ):
+            process = self._new_exec(incarnation, state.exec_id)  # another's, maybe in place of one of ours
+        self._answers.observe_exec(process, state, as_of, tell=False)
+        return process, self._turn.end()
+
+    def _new_exec(self, incarnation: Incarnation, exec_id: str) -> ProcessRecord:
         process = ProcessRecord(incarnation, exec_id, opened=self._turn.moment)
         former = incarnation.execs.pop(exec_id, None)
         if former is not None:
@@ -156,14 +172,14 @@ class Registry:
         incarnation.add_exec(process)
         if not incarnation.open:
             self._verdicts.expect_execs(incarnation)
-        return process, self._turn.end()
+        return process
 
     def started(self, process: ProcessRecord, pid: int, *, now: float) -> list[Effect]:
         """Take the reply to our Tasks.Start."""
         self._turn.begin(now)
         if process.exec_id:
             self._incarnations.exec_started(process, pid)
-        elif pid == process.pid:
+        elif pid == process.pid or self._incarnations.restored(process.incarnation, pid):
             self._incarnations.init_started(process.incarnation)
         else:
             self._questions.ask(process)  # what was started is another life of the container

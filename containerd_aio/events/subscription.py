@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, Self, TypeAlias
 
 import anyio
 
-from containerd_aio.errors import InvalidArgument, ResourceExhausted
+from containerd_aio.errors import ContainerdError, InvalidArgument, ResourceExhausted
 from containerd_aio.events.filters import FilterSet
 from containerd_aio.events.model import ContainerCreate, ContainerDelete, ContainerUpdate, Event, Gap, Lagged
 
@@ -70,6 +70,7 @@ class Subscription:
         self._wakeup = anyio.Event()
         self._closed = False
         self._overflowed = False
+        self._error: ContainerdError | None = None
         self.delivered = 0
         self.dropped = 0
 
@@ -97,8 +98,13 @@ class Subscription:
     ) -> None:
         self.close()
 
-    def close(self) -> None:
-        """End the subscription: what is buffered can still be read, then the iteration ends."""
+    def close(self, error: ContainerdError | None = None) -> None:
+        """End the subscription: what is buffered can still be read, then the iteration ends.
+
+        Args:
+            error: What the iteration is to raise at its end.
+        """
+        self._error = self._error or error
         self._hub.detach(self)
         if self._labels is not None:
             self._hub.labels.leave(self._wake)
@@ -115,6 +121,7 @@ class Subscription:
 
         Raises:
             ResourceExhausted: The buffer was full, and the subscription was to end then.
+            ContainerdError: The daemon refuses subscriptions for good.
             StopAsyncIteration: The subscription, or the client, was closed.
         """
         while True:
@@ -129,7 +136,7 @@ class Subscription:
                     f"{self._missed} events were missed"
                 )
             if self._closed:
-                raise StopAsyncIteration
+                raise StopAsyncIteration if self._error is None else self._error.with_traceback(None)
             if self._wakeup.is_set():
                 self._wakeup = anyio.Event()
             await self._wakeup.wait()

@@ -95,7 +95,7 @@ class TaskEvents:
         return True
 
     def _start(self, event: TaskStart) -> bool:
-        known = self._memory.find(event.namespace, event.container_id, event.pid)
+        known = self._incarnations.find(event.namespace, event.container_id, event.pid)
         if known is None:
             return True
         if known.open or known.announced:

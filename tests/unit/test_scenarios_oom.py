@@ -16,7 +16,9 @@ looptime = pytest.mark.looptime
 @pytest.mark.parametrize("moment", ["before-start", "before-exit", "after-exit", "never"])
 @pytest.mark.parametrize("cgroup", ["v1", "v2"])
 @looptime
-async def test_S26_S27_S28_an_oom_kill_is_known_whenever_its_event_comes(moment: str, cgroup: Any) -> None:
+async def test_E20_E21_S26_S27_S28_an_oom_kill_is_known_whenever_its_event_comes(
+    moment: str, cgroup: Any
+) -> None:
     from containerd_aio import Client
     from containerd_aio.testing import FakeContainerd
     from tests.unit.fake_support import World
@@ -28,7 +30,7 @@ async def test_S26_S27_S28_an_oom_kill_is_known_whenever_its_event_comes(moment:
 
 
 @looptime
-async def test_S27_without_metrics_the_answer_is_that_nobody_knows() -> None:
+async def test_E21_S27_without_metrics_the_answer_is_that_nobody_knows() -> None:
     async with world() as w:
         task = await w.running(fate=Fate(oom=True, oom_event="never"))
         w.fake.fail("Tasks/Metrics", "UNKNOWN", "no metrics", times=None)
@@ -37,7 +39,7 @@ async def test_S27_without_metrics_the_answer_is_that_nobody_knows() -> None:
 
 
 @looptime
-async def test_S27_metrics_that_are_never_answered_do_not_hold_up_the_exit() -> None:
+async def test_E21_S27_metrics_that_are_never_answered_do_not_hold_up_the_exit() -> None:
     async with world() as w:
         hold = w.fake.hold("Tasks/Metrics")
         task = await w.running(fate=Fate(exit_code=137))
@@ -46,7 +48,7 @@ async def test_S27_metrics_that_are_never_answered_do_not_hold_up_the_exit() -> 
         hold.remove()
 
 
-async def test_S27_a_kill_without_oom_is_no_oom() -> None:
+async def test_E21_S27_a_kill_without_oom_is_no_oom() -> None:
     async with world() as w:
         task = await w.running()
         await task.kill("KILL")
@@ -54,7 +56,7 @@ async def test_S27_a_kill_without_oom_is_no_oom() -> None:
         assert (status.code, status.oom_killed, status.oom_known) == (137, False, True)
 
 
-async def test_S29_something_else_in_the_container_was_killed() -> None:
+async def test_E23_S29_something_else_in_the_container_was_killed() -> None:
     async with world() as w:
         task = await w.running()
         w.fake.oom("c1")
@@ -65,7 +67,7 @@ async def test_S29_something_else_in_the_container_was_killed() -> None:
 
 
 @looptime
-async def test_S30_the_oom_of_the_last_run_comes_in_the_next() -> None:
+async def test_E20_S30_the_oom_of_the_last_run_comes_in_the_next() -> None:
     async with world() as w:
         first = await w.running(fate=Fate(oom=True, oom_event="never"))
         assert (await first.wait(timeout=10)).oom_killed
@@ -80,7 +82,7 @@ async def test_S30_the_oom_of_the_last_run_comes_in_the_next() -> None:
 
 
 @looptime
-async def test_S26_an_oom_that_is_told_long_after_the_exit_amends_it() -> None:
+async def test_E22_S26_an_oom_that_is_told_long_after_the_exit_amends_it() -> None:
     async with world() as w:
         w.fake.fail("Tasks/Metrics", "UNKNOWN", "no metrics", times=None)
         with w.fake.hold_events('topic=="/tasks/oom"') as held:
@@ -92,7 +94,7 @@ async def test_S26_an_oom_that_is_told_long_after_the_exit_amends_it() -> None:
         assert task.exit_status.oom_killed
 
 
-async def test_S31_every_oom_is_told() -> None:
+async def test_E23_S31_every_oom_is_told() -> None:
     async with world() as w, w.client.events('topic=="/tasks/oom"', 'topic=="/tasks/exit"') as events:
         task = await w.running()
         for _ in range(3):

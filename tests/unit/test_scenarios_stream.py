@@ -17,7 +17,7 @@ looptime = pytest.mark.looptime
 
 
 @looptime
-async def test_S17_the_daemon_takes_its_time_to_subscribe() -> None:
+async def test_E01_S17_the_daemon_takes_its_time_to_subscribe() -> None:
     async with world() as w:
         w.fake.delay("Events/Subscribe", 0.3)
         async with w.client.events('topic=="/at/once"') as events:
@@ -31,7 +31,7 @@ async def test_S17_the_daemon_takes_its_time_to_subscribe() -> None:
 
 
 @pytest.mark.parametrize("text", ["topic==/tasks/exit", "topic=x", "topic~=[bad"])
-async def test_S18_S20_a_bad_filter_is_refused_before_anything_is_sent(text: str) -> None:
+async def test_E03_S18_S20_a_bad_filter_is_refused_before_anything_is_sent(text: str) -> None:
     async with world() as w:
         calls = len(w.fake.calls)
         with pytest.raises(InvalidArgument):
@@ -47,7 +47,7 @@ async def test_S19_two_filters_deliver_an_event_once() -> None:
         assert [item.topic for item in seen] == ["/both", "/end"]
 
 
-async def test_S36_a_subscriber_that_never_reads_costs_the_daemon_nothing() -> None:
+async def test_E29_S36_a_subscriber_that_never_reads_costs_the_daemon_nothing() -> None:
     async with world() as w, w.client.events("topic~=|^/n/|", buffer=100) as lazy:
         for n in range(20_000):
             w.fake.publish(f"/n/{n}", _empty())
@@ -67,7 +67,7 @@ def _empty() -> Any:
 
 
 @looptime
-async def test_S37_a_daemon_whose_subscribe_fails_at_once_is_not_hammered() -> None:
+async def test_E06_S37_a_daemon_whose_subscribe_fails_at_once_is_not_hammered() -> None:
     async with world() as w:
         w.fake.fail("Events/Subscribe", "UNAVAILABLE", "not today", times=None)
         with anyio.move_on_after(60):
@@ -83,7 +83,7 @@ async def test_S37_a_daemon_whose_subscribe_fails_at_once_is_not_hammered() -> N
 
 
 @looptime
-async def test_S38_one_subscription_whatever_happens() -> None:
+async def test_E05_S38_one_subscription_whatever_happens() -> None:
     async with FakeContainerd() as fake:
         async with Client(fake.address) as client:
             async with client.events(), client.events():
@@ -102,7 +102,7 @@ async def test_S38_one_subscription_whatever_happens() -> None:
     "ending", [(), ("UNAVAILABLE", "gone"), ("UNKNOWN", "odd"), ("CANCELLED", ""), ("INTERNAL", "x")]
 )
 @looptime
-async def test_S39_any_end_of_the_stream_is_followed_by_another(ending: tuple[str, ...]) -> None:
+async def test_E06_S39_any_end_of_the_stream_is_followed_by_another(ending: tuple[str, ...]) -> None:
     async with world() as w, w.client.events() as events:
         task = await w.running()
         w.fake.end_subscriptions(*ending)
@@ -114,7 +114,7 @@ async def test_S39_any_end_of_the_stream_is_followed_by_another(ending: tuple[st
 
 
 @looptime
-async def test_S40_a_silent_stream_is_noticed() -> None:
+async def test_E34_S40_a_silent_stream_is_noticed() -> None:
     async with world(heartbeat=5) as w:
         task = await w.running()
         with w.fake.hold_events() as held:  # calls are answered, the stream is dead
@@ -126,7 +126,7 @@ async def test_S40_a_silent_stream_is_noticed() -> None:
 
 
 @looptime
-async def test_S40_a_frozen_daemon_is_noticed_and_nothing_is_lost() -> None:
+async def test_E34_S40_a_frozen_daemon_is_noticed_and_nothing_is_lost() -> None:
     async with world(heartbeat=5, timeout=2, connect_timeout=2) as w:
         task = await w.running()
         w.fake.freeze()
