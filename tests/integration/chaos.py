@@ -112,21 +112,23 @@ class Chaos:
     async def run(self) -> Report:
         """Let everybody live until the time is up, then let the last ones end in peace, and compare."""
         async with self.client.state_changes(self.tell) as changes:
-            async with anyio.create_task_group() as group:
+            async with anyio.create_task_group() as lives:
                 for n in range(LIVES):
-                    group.start_soon(self.live, n, self.rng.random())
-                group.start_soon(self.torment_daemon, random.Random(self.rng.random()))
-                group.start_soon(self.torment_proxy, random.Random(self.rng.random()))
-                await self.pause(self.seconds)
-                self.over.set()
+                    lives.start_soon(self.live, n, self.rng.random())
+                async with anyio.create_task_group() as torments:
+                    torments.start_soon(self.torment_daemon, random.Random(self.rng.random()))
+                    torments.start_soon(self.torment_proxy, random.Random(self.rng.random()))
+                    await self.pause(self.seconds)
+                    self.over.set()
                 with anyio.move_on_after(PATIENCE):
                     while self.alive:
                         await self.fewer.wait()
                 self.report.wrong += [f"{name or 'a creation'}: never told" for name in self.alive.values()]
-                group.cancel_scope.cancel()
+                lives.cancel_scope.cancel()
+            await self.client.wait_ready(timeout=PATIENCE)
             await self.ask_for_the_doubtful()
+            await self.client.barrier()
             with anyio.move_on_after(PATIENCE):
-                await self.client.barrier()
                 await changes.drain()
         self.report.sessions = self.client.statistics().sessions
         self.compare()
