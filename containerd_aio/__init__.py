@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from containerd_aio._version import __version__
 
 if TYPE_CHECKING:
-    from containerd_aio import cni, oci, stdio, typeurl
+    from containerd_aio import cni, metrics, oci, restart, stdio, typeurl
     from containerd_aio._transport.channel import Call, RPCHook
+    from containerd_aio.checkpoint import CheckpointOptions
     from containerd_aio.client import Client, Version
     from containerd_aio.container import Container, ContainerInfo
     from containerd_aio.daemon import Daemon
@@ -73,14 +74,17 @@ if TYPE_CHECKING:
     from containerd_aio.events.states import StateChange
     from containerd_aio.events.status import Statistics, Status
     from containerd_aio.events.subscription import Subscription
+    from containerd_aio.idmap import IDMap, IDRange
     from containerd_aio.image import Image
+    from containerd_aio.metrics import Cgroup1Metrics, Cgroup2Metrics, TaskMetrics
     from containerd_aio.process import Process, ProcessStatus
+    from containerd_aio.restart import RestartPolicy, RestartState
     from containerd_aio.run import RunFailed, RunResult, RunTimeout
     from containerd_aio.services.descriptor import Descriptor, Platform
     from containerd_aio.services.introspection import ServerInfo
     from containerd_aio.services.namespaces import Namespace, Namespaces
     from containerd_aio.services.snapshots import Mount
-    from containerd_aio.task import Task
+    from containerd_aio.task import ProcessInfo, Task
 
 _HOMES = {
     "client": ("Client", "Version"),
@@ -110,14 +114,18 @@ _HOMES = {
     "image": ("Image",),
     "process": ("Process", "ProcessStatus"),
     "run": ("RunFailed", "RunResult", "RunTimeout"),
-    "task": ("Task",),
+    "task": ("ProcessInfo", "Task"),
+    "checkpoint": ("CheckpointOptions",),
+    "idmap": ("IDMap", "IDRange"),
+    "metrics": ("Cgroup1Metrics", "Cgroup2Metrics", "TaskMetrics"),
+    "restart": ("RestartPolicy", "RestartState"),
     "_transport.channel": ("Call", "RPCHook"),
     "services.descriptor": ("Descriptor", "Platform"),
     "services.snapshots": ("Mount",),
     "services.namespaces": ("Namespace", "Namespaces"),
     "services.introspection": ("ServerInfo",),
 }  # fmt: skip
-_MODULES = ("cni", "oci", "stdio", "typeurl")
+_MODULES = ("cni", "metrics", "oci", "restart", "stdio", "typeurl")
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
@@ -126,6 +134,9 @@ __all__ = [
     "AlreadyExists",
     "Call",
     "Canceled",
+    "Cgroup1Metrics",
+    "Cgroup2Metrics",
+    "CheckpointOptions",
     "Client",
     "Closed",
     "ConnectError",
@@ -146,6 +157,8 @@ __all__ = [
     "ExitStatus",
     "FailedPrecondition",
     "Gap",
+    "IDMap",
+    "IDRange",
     "Image",
     "ImageCreate",
     "ImageDelete",
@@ -164,9 +177,12 @@ __all__ = [
     "PermissionDenied",
     "Platform",
     "Process",
+    "ProcessInfo",
     "ProcessStatus",
     "RPCHook",
     "ResourceExhausted",
+    "RestartPolicy",
+    "RestartState",
     "Retry",
     "RunFailed",
     "RunResult",
@@ -190,6 +206,7 @@ __all__ = [
     "TaskExecAdded",
     "TaskExecStarted",
     "TaskExit",
+    "TaskMetrics",
     "TaskOOM",
     "TaskPaused",
     "TaskResumed",
@@ -202,7 +219,9 @@ __all__ = [
     "Version",
     "__version__",
     "cni",
+    "metrics",
     "oci",
+    "restart",
     "stdio",
     "typeurl",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from containerd_aio._client_base import ClientBase
 
@@ -13,9 +13,11 @@ if TYPE_CHECKING:
 
     from containerd_aio.cni import Network
     from containerd_aio.container import Container
+    from containerd_aio.idmap import IDMap
     from containerd_aio.image import Image
     from containerd_aio.oci import Mount, RuncOptions, Spec, SpecOpt
     from containerd_aio.run import RunResult
+    from containerd_aio.services.descriptor import Descriptor
     from containerd_aio.stdio import IOCreator
 
 
@@ -30,12 +32,19 @@ class ContainerVerbs(ClientBase):
         args: Sequence[str] | None = None,
         spec_opts: Sequence[SpecOpt] = (),
         spec: Spec | None = None,
-        snapshot: str | None = None,
+        snapshot: str | Literal[False] | None = None,
+        new_snapshot: str | None = None,
+        snapshot_labels: Mapping[str, str] | None = None,
+        view: bool = False,
+        id_map: IDMap | None = None,
         snapshotter: str | None = None,
         runtime: str | None = None,
         runtime_options: RuncOptions | Message | None = None,
         labels: Mapping[str, str] | None = None,
+        image_labels: bool = False,
+        stop_signal: str | None = None,
         extensions: Mapping[str, Message] | None = None,
+        sandbox: str | None = None,
     ) -> Container:
         """Create a container: a record of what to run, and a snapshot to run it in.
 
@@ -43,19 +52,35 @@ class ContainerVerbs(ClientBase):
             id: Its id, unique in the namespace.
             image: The image, or its name; unpacked if it is not yet.
             args: The command; that of the image by default.
-            spec_opts: Changes to the OCI spec, applied in order after the image's configuration and `args`.
+            spec_opts: Changes to the OCI spec, applied in order after the image's configuration, `args` and `id_map`.
             spec: A whole OCI spec instead.
-            snapshot: Key of an existing snapshot; by default one is prepared from the image under the container's id.
-            snapshotter: Name of the snapshotter; by default the namespace's, else ``overlayfs``.
-            runtime: Name of the runtime; ``io.containerd.runc.v2`` by default.
+            snapshot: Key of an existing snapshot (Go: ``WithSnapshot``); by default one is prepared from the image. False
+                makes none: the spec names the root filesystem, or `Container.new_task` is given mounts.
+            new_snapshot: Key of the snapshot that is prepared (``WithNewSnapshot``); the container's id by default.
+            snapshot_labels: Labels of that snapshot.
+            view: Make it read-only (``WithNewSnapshotView``).
+            id_map: Run in a user namespace with these ids: the files of the snapshot are given to them
+                (``WithUserNSRemappedSnapshot``), by the snapshotter if it can, else here, which needs root; and a
+                generated spec gets the mappings.
+            snapshotter: Name of the snapshotter; by default the namespace's (its label
+                ``containerd.io/defaults/snapshotter``), else ``overlayfs``.
+            runtime: Name of the runtime, or absolute path of a shim; by default the namespace's (its label
+                ``containerd.io/defaults/runtime``), else ``io.containerd.runc.v2``.
             runtime_options: Options of the runtime: `oci.RuncOptions` for runc, or a message of ``containerd_aio.api``.
             labels: Its labels.
-            extensions: Messages kept with the record, by name.
+            image_labels: Have those of the image's configuration as well, below `labels` (``WithImageConfigLabels``);
+                those that mean something to containerd are left out.
+            stop_signal: Note the signal that the image wants to be stopped with, or this one if it names none, in a label
+                (``WithImageStopSignal``); `Container.stop_signal` reads it.
+            extensions: Messages kept with the record, by name; of JSON, what `typeurl.pack` makes.
+            sandbox: Id of the sandbox it belongs to (containerd 1.7 and later; 1.6 ignores it).
 
         Raises:
             AlreadyExists: There is a container, or a snapshot, of that id.
-            NotFound: There is no such image.
+            NotFound: There is no such image or snapshot.
             InvalidArgument: An argument can't be used.
+            PermissionDenied: A user or group has to be looked up in the snapshot, or its files given away, and this
+                process may not.
         """
         from containerd_aio._new_container import ContainerOptions, create_container
 
@@ -65,13 +90,59 @@ class ContainerVerbs(ClientBase):
             spec_opts=spec_opts,
             spec=spec,
             snapshot=snapshot,
+            new_snapshot=new_snapshot,
+            snapshot_labels=snapshot_labels,
+            view=view,
+            id_map=id_map,
             snapshotter=snapshotter,
             runtime=runtime,
             runtime_options=runtime_options,
             labels=labels,
+            image_labels=image_labels,
+            stop_signal=stop_signal,
             extensions=extensions,
+            sandbox=sandbox,
         )
         return await create_container(self._scope, id, options)
+
+    async def restore(
+        self,
+        id: str,  # noqa: A002
+        checkpoint: Image | Descriptor | str,
+        *,
+        rw: bool = True,
+        spec: Spec | None = None,
+        snapshot: str | None = None,
+        snapshotter: str | None = None,
+        runtime: str | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> Container:
+        """Make a container from a checkpoint: its image, spec, runtime, and what was changed in its root filesystem.
+
+        Its processes continue where they were with ``container.new_task(checkpoint=...)``. The container of the
+        checkpoint may be there still: another id gives another cgroup and another snapshot.
+
+        Args:
+            id: Id of the new container.
+            checkpoint: An image from `Container.checkpoint` or `Task.checkpoint`, its name, or its descriptor.
+            rw: Apply what was changed in the root filesystem (Go: ``WithRestoreRW``).
+            spec: Another spec than that of the checkpoint; needed if it was made without a task.
+            snapshot: Key of the new snapshot; the container's id by default.
+            snapshotter: Where it is made; by default where that of the checkpoint was.
+            runtime: Another runtime than that of the checkpoint.
+            labels: Labels of the container; those of the first are not in a checkpoint.
+
+        Raises:
+            AlreadyExists: There is a container, or a snapshot, of that id.
+            NotFound: There is no such checkpoint, or it lacks a part: the spec, the image, content.
+            InvalidArgument: `checkpoint` is none, or an argument can't be used.
+        """
+        from containerd_aio._restore import RestoreOptions, restore
+
+        options = RestoreOptions(
+            rw=rw, spec=spec, snapshot=snapshot, snapshotter=snapshotter, runtime=runtime, labels=labels
+        )
+        return await restore(self._scope, id, checkpoint, options)
 
     async def run(
         self,

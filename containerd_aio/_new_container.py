@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
-
-import anyio
+from typing import TYPE_CHECKING, Literal
 
 from containerd_aio import typeurl
 from containerd_aio._cancellation import carry_through
 from containerd_aio._identifiers import check_identifier
-from containerd_aio._log import get_logger
 from containerd_aio._mount import temporary_mount
+from containerd_aio._new_rootfs import new_rootfs
 from containerd_aio.api.containerd.services.containers.v1 import Container as RawContainer
 from containerd_aio.api.containerd.services.containers.v1 import (
     ContainerRuntime,
     CreateContainerRequest,
     DeleteContainerRequest,
 )
-from containerd_aio.container import Container, ContainerInfo
-from containerd_aio.errors import AlreadyExists, ContainerdError, InvalidArgument
+from containerd_aio.api.google.protobuf import Any as AnyMessage
+from containerd_aio.container import STOP_SIGNAL_LABEL, Container, ContainerInfo
+from containerd_aio.errors import ContainerdError, InvalidArgument, NotFound
 from containerd_aio.image import Image
 from containerd_aio.oci import (
     RuncOptions,
@@ -30,9 +29,10 @@ from containerd_aio.oci import (
     to_json,
     with_image_config,
     with_process_args,
+    with_user_namespace,
 )
 from containerd_aio.services.leases import lease
-from containerd_aio.services.snapshots import Snapshotter, resolve_snapshotter
+from containerd_aio.services.snapshots import DEFAULT_SNAPSHOTTER, SNAPSHOTTER_LABEL, Snapshotter
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
@@ -41,15 +41,17 @@ if TYPE_CHECKING:
     from betterproto2 import Message
 
     from containerd_aio._scope import Scope
-    from containerd_aio.api.google.protobuf import Any as AnyMessage
+    from containerd_aio.idmap import IDMap
     from containerd_aio.oci import Spec, SpecOpt
 
 DEFAULT_RUNTIME = "io.containerd.runc.v2"
 """The runtime of a container that names none, on Linux (Go: ``defaults.DefaultRuntime``)."""
 
-_UNDO_TIMEOUT = 10.0
+RUNTIME_LABEL = "containerd.io/defaults/runtime"
+"""Namespace label that names the namespace's default runtime."""
 
-_log = get_logger(__name__)
+# Labels of an image that mean something to containerd and must not pass to containers.
+_RESERVED_LABELS = ("containerd.io/", "io.cri-containerd")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,12 +62,19 @@ class ContainerOptions:
     args: Sequence[str] | None = None
     spec_opts: Sequence[SpecOpt] = ()
     spec: Spec | None = None
-    snapshot: str | None = None
+    snapshot: str | Literal[False] | None = None
+    new_snapshot: str | None = None
+    snapshot_labels: Mapping[str, str] | None = None
+    view: bool = False
+    id_map: IDMap | None = None
     snapshotter: str | None = None
     runtime: str | None = None
     runtime_options: RuncOptions | Message | None = None
     labels: Mapping[str, str] | None = None
+    image_labels: bool = False
+    stop_signal: str | None = None
     extensions: Mapping[str, Message] | None = None
+    sandbox: str | None = None
 
     def check(self) -> None:
         """Refuse what contradicts itself, before anything is made.
@@ -81,80 +90,124 @@ class ContainerOptions:
             raise InvalidArgument(
                 f"args is a list of strings, not {self.args!r}; for a shell: ['sh', '-c', ...]"
             )
+        self._check_snapshot()
+        if self.image is None and (self.image_labels or self.stop_signal is not None):
+            raise InvalidArgument("image_labels and stop_signal are taken from an image, and there is none")
+        if self.sandbox:
+            check_identifier(self.sandbox, "sandbox id")
         for name in self.extensions or ():
             if not name:
                 raise InvalidArgument("the name of an extension is empty")
+
+    def _check_snapshot(self) -> None:
+        about_new = self.new_snapshot is not None or self.view or self.id_map or self.snapshot_labels
+        if about_new and (self.image is None or self.snapshot is not None):
+            why = "snapshot= names one" if self.snapshot else "none is made"
+            raise InvalidArgument(
+                f"new_snapshot, snapshot_labels, view and id_map are about a new snapshot of an image, and here {why}"
+            )
+        if self.snapshot == "" or self.new_snapshot == "":
+            raise InvalidArgument(
+                "the key of a snapshot is empty; for no snapshot at all give snapshot=False"
+            )
 
 
 async def create_container(scope: Scope, container_id: str, options: ContainerOptions) -> Container:
     """Make a container record, and the snapshot for its root filesystem; see `Client.new_container`."""
     check_identifier(container_id, "container id")
     options.check()
-    snapshotter = await resolve_snapshotter(scope.services, options.snapshotter)
+    runtime, snapshotter = await resolve_defaults(scope, options.runtime, options.snapshotter)
     # Without a lease the garbage collector may take the new snapshot before the record refers to it.
-    async with lease(scope.services):
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(lease(scope.services))
         image = (
             await Image.get(scope.services, options.image)
             if isinstance(options.image, str)
             else options.image
         )
-        key = options.snapshot or (container_id if image is not None else "")
-        made_snapshot = image is not None and options.snapshot is None
-        if image is not None and made_snapshot:
-            await _prepare_snapshot(scope, image, snapshotter, key)
-        try:
-            spec = options.spec
-            if spec is None:
-                spec = await _generate(scope, container_id, options, image, snapshotter, key)
-            record = RawContainer(
-                id=container_id,
-                image=image.name if image is not None else "",
-                labels=dict(options.labels or {}),
-                runtime=ContainerRuntime(
-                    name=options.runtime or DEFAULT_RUNTIME,
-                    options=_pack_runtime_options(options.runtime_options),
-                ),
-                spec=typeurl.pack(to_json(spec), typeurl.SPEC),
-                snapshotter=snapshotter if key else "",
-                snapshot_key=key,
-                extensions={name: typeurl.pack(value) for name, value in (options.extensions or {}).items()},
+        key = options.snapshot or ""
+        if key:
+            await Snapshotter(scope.services, snapshotter).mounts(key)  # it must be there
+        elif image is not None and options.snapshot is None:
+            key = options.new_snapshot or container_id
+            await stack.enter_async_context(
+                new_rootfs(
+                    scope,
+                    image,
+                    snapshotter,
+                    key,
+                    view=options.view,
+                    id_map=options.id_map,
+                    labels=options.snapshot_labels,
+                )
             )
-            reply = await carry_through(
-                partial(scope.services.containers.create, CreateContainerRequest(container=record)),
-                undo=partial(_forget_container, scope, container_id),
-            )
-        except BaseException:
-            if made_snapshot:
-                await _remove_snapshot(scope, snapshotter, key)
-            raise
+        spec = options.spec
+        if spec is None:
+            spec = await _generate(scope, container_id, options, image, snapshotter, key)
+        record = RawContainer(
+            id=container_id,
+            image=image.name if image is not None else "",
+            labels=await _labels(options, image),
+            runtime=ContainerRuntime(name=runtime, options=_pack_runtime_options(options.runtime_options)),
+            spec=typeurl.pack(to_json(spec), typeurl.SPEC),
+            snapshotter=snapshotter if key else "",
+            snapshot_key=key,
+            extensions=pack_extensions(options.extensions or {}),
+            sandbox=options.sandbox or "",
+        )
+        return await create_record(scope, record)
+
+
+async def create_record(scope: Scope, record: RawContainer) -> Container:
+    """Have the daemon keep a record; given up half-way, it is removed again."""
+    reply = await carry_through(
+        partial(scope.services.containers.create, CreateContainerRequest(container=record)),
+        undo=partial(_forget_container, scope, record.id),
+    )
     assert reply.container is not None
     return Container(scope, ContainerInfo.from_raw(reply.container))
 
 
-async def _prepare_snapshot(scope: Scope, image: Image, snapshotter: str, key: str) -> None:
-    if not await image.is_unpacked(snapshotter):
-        await image.unpack(snapshotter)
-    try:
-        await Snapshotter(scope.services, snapshotter).prepare(key, await image.chain_id())
-    except AlreadyExists as exc:
-        raise AlreadyExists(
-            f"there is a snapshot {key!r} already; remove it, or name another one with snapshot=",
-            method=exc.method,
-        ) from exc
+async def resolve_defaults(scope: Scope, runtime: str | None, snapshotter: str | None) -> tuple[str, str]:
+    """Return runtime and snapshotter: as asked for, else the namespace's own, else containerd's."""
+    labels: Mapping[str, str] = {}
+    if not runtime or not snapshotter:
+        from containerd_aio.api.containerd.services.namespaces.v1 import GetNamespaceRequest
+
+        with suppress(NotFound):
+            reply = await scope.services.namespaces.get(GetNamespaceRequest(name=scope.namespace))
+            labels = reply.namespace.labels if reply.namespace is not None else {}
+    return (
+        runtime or labels.get(RUNTIME_LABEL) or DEFAULT_RUNTIME,
+        snapshotter or labels.get(SNAPSHOTTER_LABEL) or DEFAULT_SNAPSHOTTER,
+    )
 
 
-async def _remove_snapshot(scope: Scope, snapshotter: str, key: str) -> None:
-    with anyio.move_on_after(_UNDO_TIMEOUT, shield=True):
-        try:
-            await Snapshotter(scope.services, snapshotter).remove(key)
-        except ContainerdError as exc:
-            _log.debug("snapshot not removed", key=key, error=str(exc))
+async def _labels(options: ContainerOptions, image: Image | None) -> dict[str, str]:
+    """Return the labels of the container: those of the image below those that were given."""
+    labels: dict[str, str] = {}
+    if image is not None and (options.image_labels or options.stop_signal is not None):
+        config = (await image.config()).get("config") or {}
+        if options.image_labels:
+            found = config.get("Labels") or {}
+            labels = {k: v for k, v in found.items() if not k.startswith(_RESERVED_LABELS)}
+        if options.stop_signal is not None:
+            labels[STOP_SIGNAL_LABEL] = config.get("StopSignal") or options.stop_signal
+    return labels | dict(options.labels or {})
 
 
 def _pack_runtime_options(options: RuncOptions | Message | None) -> AnyMessage | None:
-    if options is None:
-        return None
+    if options is None or isinstance(options, AnyMessage):
+        return options
     return typeurl.pack(options.raw if isinstance(options, RuncOptions) else options)
+
+
+def pack_extensions(extensions: Mapping[str, Message]) -> dict[str, AnyMessage]:
+    """Return extensions as containerd keeps them; what is packed already stays as it is."""
+    return {
+        name: value if isinstance(value, AnyMessage) else typeurl.pack(value)
+        for name, value in extensions.items()
+    }
 
 
 async def _forget_container(scope: Scope, container_id: str) -> None:
@@ -181,6 +234,8 @@ async def _generate(
         opts.append(with_image_config())
     if options.args is not None:
         opts.append(with_process_args(*options.args))
+    if options.id_map is not None:
+        opts.append(with_user_namespace(options.id_map.uid_mappings, options.id_map.gid_mappings))
     context = SpecContext(
         container_id=container_id,
         namespace=scope.namespace,

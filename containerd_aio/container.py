@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-import signal
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Self
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Self
 
 import anyio
 
 from containerd_aio import typeurl
-from containerd_aio._cancellation import carry_through
 from containerd_aio._identifiers import check_identifier
 from containerd_aio._log import get_logger
+from containerd_aio._new_task import TaskOptions, create_task, unpack_runtime_options
+from containerd_aio._signals import parse_signal
 from containerd_aio.api.containerd.services.containers.v1 import Container as RawContainer
 from containerd_aio.api.containerd.services.containers.v1 import (
     DeleteContainerRequest,
     GetContainerRequest,
     ListContainersRequest,
+    UpdateContainerRequest,
 )
-from containerd_aio.api.containerd.services.tasks.v1 import (
-    CreateTaskRequest,
-    DeleteTaskRequest,
-    GetRequest,
-    KillRequest,
-    WaitRequest,
-)
+from containerd_aio.api.containerd.services.tasks.v1 import GetRequest
+from containerd_aio.api.google.protobuf import Any as AnyMessage
+from containerd_aio.api.google.protobuf import FieldMask
 from containerd_aio.errors import (
     ContainerdError,
-    DeadlineExceeded,
     FailedPrecondition,
     InvalidArgument,
     NotFound,
@@ -37,18 +32,28 @@ from containerd_aio.errors import (
     Unimplemented,
 )
 from containerd_aio.events.inquiry import task_state
-from containerd_aio.services.snapshots import Snapshotter, mounts_to_raw
-from containerd_aio.stdio import null
-from containerd_aio.task import Task, start_io
+from containerd_aio.image import Image
+from containerd_aio.oci import RuncOptions, to_json
+from containerd_aio.services._convert import label_updates, to_datetime
+from containerd_aio.services.snapshots import Snapshotter
+from containerd_aio.task import Task, attach_io
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from datetime import datetime
     from types import TracebackType
 
+    from betterproto2 import Message
+
     from containerd_aio._scope import Scope
+    from containerd_aio.checkpoint import CheckpointOptions
     from containerd_aio.oci import Spec
+    from containerd_aio.services.descriptor import Descriptor
     from containerd_aio.services.snapshots import Mount
     from containerd_aio.stdio.creators import IOCreator
+
+STOP_SIGNAL_LABEL = "io.containerd.image.config.stop-signal"
+"""Label of a container: the signal that its image wants to be stopped with."""
 
 _UNDO_TIMEOUT = 10.0
 
@@ -66,6 +71,9 @@ class ContainerInfo:
         runtime: Name of the runtime, such as ``io.containerd.runc.v2``.
         snapshotter: Snapshotter of its root filesystem; empty for none.
         snapshot_key: Key of its snapshot; empty for none.
+        sandbox: Id of the sandbox it belongs to; empty for none, and always with containerd 1.6.
+        created_at: When it was made.
+        updated_at: When it was changed last.
         raw: The message.
     """
 
@@ -75,7 +83,10 @@ class ContainerInfo:
     runtime: str
     snapshotter: str
     snapshot_key: str
-    raw: RawContainer
+    sandbox: str
+    created_at: datetime | None
+    updated_at: datetime | None
+    raw: RawContainer = field(repr=False, compare=False)
 
     @classmethod
     def from_raw(cls, raw: RawContainer) -> Self:
@@ -87,8 +98,34 @@ class ContainerInfo:
             runtime=raw.runtime.name if raw.runtime else "",
             snapshotter=raw.snapshotter,
             snapshot_key=raw.snapshot_key,
+            sandbox=raw.sandbox,
+            created_at=to_datetime(raw.created_at),
+            updated_at=to_datetime(raw.updated_at),
             raw=raw,
         )
+
+    @property
+    def spec(self) -> Spec | None:
+        """Its OCI runtime spec; None if it has none.
+
+        Raises:
+            InvalidArgument: It is not the JSON that it should be.
+        """
+        if self.raw.spec is None:
+            return None
+        spec: Spec = typeurl.unpack(self.raw.spec)
+        return spec
+
+    @property
+    def runtime_options(self) -> RuncOptions | Any | None:
+        """The options of its runtime: `oci.RuncOptions`, or what `typeurl.unpack` makes of those of another runtime."""
+        packed = self.raw.runtime.options if self.raw.runtime else None
+        return None if packed is None else unpack_runtime_options(packed)
+
+    @property
+    def extensions(self) -> dict[str, Any]:
+        """What is kept with the record, by name, as `typeurl.unpack` returns it."""
+        return {name: typeurl.unpack(value) for name, value in self.raw.extensions.items()}
 
 
 class Container:
@@ -113,13 +150,17 @@ class Container:
         """Its labels, as last read."""
         return self._info.labels
 
-    async def info(self) -> ContainerInfo:
-        """Read the record again.
+    async def info(self, *, refresh: bool = True) -> ContainerInfo:
+        """Return the record.
+
+        Args:
+            refresh: Read it again; else it is as last read (Go: ``WithoutRefreshedMetadata``).
 
         Raises:
             NotFound: It was deleted.
         """
-        self._info = await _get(self._scope, self.id)
+        if refresh:
+            self._info = await _get(self._scope, self.id)
         return self._info
 
     async def spec(self) -> Spec:
@@ -129,76 +170,188 @@ class Container:
             NotFound: It was deleted.
             FailedPrecondition: It was made without a spec.
         """
-        raw = (await self.info()).raw.spec
-        if raw is None:
+        spec = (await self.info()).spec
+        if spec is None:
             raise FailedPrecondition(f"container {self.id!r} has no spec")
-        spec: Spec = typeurl.unpack(raw)
         return spec
 
-    async def new_task(self, *, io: IOCreator | None = None, rootfs: Sequence[Mount] | None = None) -> Task:
+    async def image(self) -> Image:
+        """Return the image it was made from.
+
+        Raises:
+            NotFound: It was made without one, or the image was deleted since.
+        """
+        name = (await self.info()).image
+        if not name:
+            raise NotFound(f"container {self.id!r} was not made from an image")
+        return await Image.get(self._scope.services, name)
+
+    async def extensions(self) -> dict[str, Any]:
+        """Return what is kept with the record, by name; see `ContainerInfo.extensions`.
+
+        Raises:
+            NotFound: It was deleted.
+        """
+        return (await self.info()).extensions
+
+    async def set_labels(self, labels: Mapping[str, str | None]) -> Mapping[str, str]:
+        """Change labels, and return all of them.
+
+        Args:
+            labels: New values; None or an empty one removes the label. Others stay.
+
+        Raises:
+            NotFound: It was deleted.
+            InvalidArgument: A label is too long: name and value together have at most 4096 bytes.
+        """
+        return (await self.update(labels=labels)).labels
+
+    async def stop_signal(self, default: int | str = "SIGTERM") -> int:
+        """Return the number of the signal that it wants to be stopped with (Go: ``GetStopSignal``).
+
+        Args:
+            default: When its labels don't name one; see ``stop_signal`` of `Client.new_container`.
+
+        Raises:
+            InvalidArgument: There is no such signal.
+        """
+        return parse_signal((await self.info()).labels.get(STOP_SIGNAL_LABEL) or default)
+
+    async def update(
+        self,
+        *,
+        labels: Mapping[str, str | None] | None = None,
+        spec: Spec | None = None,
+        extensions: Mapping[str, Message | None] | None = None,
+        image: Image | str | None = None,
+        snapshot: str | None = None,
+    ) -> ContainerInfo:
+        """Change the record: what is given, and nothing else. A running task is not touched.
+
+        Args:
+            labels: New values of labels; None or an empty one removes the label.
+            spec: Another OCI spec, for the next task.
+            extensions: New values of extensions; None removes one.
+            image: Another image, or its name.
+            snapshot: Key of another snapshot of the same snapshotter.
+
+        Returns:
+            The record as it is now.
+
+        Raises:
+            NotFound: It was deleted.
+            InvalidArgument: A value can't be used.
+        """
+        mask = [f"labels.{name}" for name in labels or ()]
+        record = RawContainer(id=self.id, labels=label_updates(labels or {}))
+        if spec is not None:
+            mask.append("spec")
+            record.spec = typeurl.pack(to_json(spec), typeurl.SPEC)
+        if image is not None:
+            mask.append("image")
+            record.image = image if isinstance(image, str) else image.name
+        if snapshot is not None:
+            mask.append("snapshotkey")
+            record.snapshot_key = snapshot
+        if extensions:
+            mask += await self._update_extensions(record, extensions)
+        if not mask:
+            return await self.info()  # an empty mask would replace everything
+        reply = await self._scope.services.containers.update(
+            UpdateContainerRequest(container=record, update_mask=FieldMask(paths=mask))
+        )
+        assert reply.container is not None
+        self._info = ContainerInfo.from_raw(reply.container)
+        return self._info
+
+    async def _update_extensions(
+        self, record: RawContainer, extensions: Mapping[str, Message | None]
+    ) -> list[str]:
+        """Put the changed extensions into `record`, and return the paths of the mask.
+
+        A mask can set a single extension but not remove it; for that, all of them are written.
+        """
+        if "" in extensions:
+            raise InvalidArgument("the name of an extension is empty")
+        changed = {
+            name: value if isinstance(value, AnyMessage) else typeurl.pack(value)
+            for name, value in extensions.items()
+            if value is not None
+        }
+        if len(changed) == len(extensions):
+            record.extensions = changed
+            return [f"extensions.{name}" for name in changed]
+        kept = (await self.info()).raw.extensions
+        record.extensions = {n: v for n, v in kept.items() if n not in extensions} | changed
+        return ["extensions"]
+
+    async def new_task(
+        self,
+        *,
+        io: IOCreator | None = None,
+        rootfs: Sequence[Mount] | None = None,
+        options: RuncOptions | None = None,
+        runtime_path: str | None = None,
+        checkpoint: Image | Descriptor | None = None,
+    ) -> Task:
         """Create its task: the process exists afterwards, and waits for `Task.start`.
 
         Args:
             io: Its standard streams; `stdio.null` by default.
             rootfs: Mounts of the root filesystem; those of its snapshot by default (Go: ``WithRootFS``).
+            options: Options of the runc shim for this task. They are put over those of the container one by one, as
+                Go's client does since 2.1; the daemon would replace all of them.
+            runtime_path: Absolute path of the shim to use instead of the container's.
+            checkpoint: What the processes shall continue from, once started: an image from `Task.checkpoint` or
+                `checkpoint`, or the descriptor of its CRIU archive (Go: ``WithTaskCheckpoint``). For one that was
+                written to a directory, give ``options=oci.RuncOptions(criu_image_path=...)``.
 
         Raises:
             AlreadyExists: It has a task.
-            InvalidArgument: `io` has a terminal and the container's spec none, or the other way round.
-            NotFound: The container or its snapshot is gone.
+            InvalidArgument: `io` has a terminal and the container's spec none, or the other way round; or `options` are
+                given and its runtime has options of another kind.
+            NotFound: The container or its snapshot is gone, or `checkpoint` has no state of processes.
             Unknown: The runtime refused; the text is runc's (a missing binary, for example).
             ConnectError: containerd can't be reached, so that its exit could not be seen.
         """
-        creator = io or null()
-        info = await self.info()
-        _check_terminal(info, creator)
-        if rootfs is None and info.snapshot_key:
-            rootfs = await Snapshotter(self._scope.services, info.snapshotter).mounts(info.snapshot_key)
-        hub = await self._scope.core.live_hub()
-        process_io = await creator.create(self.id, fifo_root=self._scope.core.fifo_root)
-        config = process_io.config
-        request = CreateTaskRequest(
-            container_id=self.id,
-            rootfs=mounts_to_raw(rootfs or ()),
-            stdin=config.stdin,
-            stdout=config.stdout,
-            stderr=config.stderr,
-            terminal=config.terminal,
+        wanted = TaskOptions(
+            io=io, rootfs=rootfs, options=options, runtime_path=runtime_path, checkpoint=checkpoint
         )
-        as_of = hub.registry.moment
-        try:
-            start_io(self._scope, self.id, "", process_io)
-            reply = await carry_through(
-                partial(self._scope.services.tasks.create, request), undo=self._remove_task
-            )
-        except BaseException as exc:
-            with anyio.CancelScope(shield=True):
-                if isinstance(exc, DeadlineExceeded):
-                    await self._remove_task()  # it may have been made all the same
-                await process_io.aclose()
-            raise
-        incarnation, effects = hub.registry.created(
-            self._scope.namespace, self.id, reply.pid, as_of=as_of, now=anyio.current_time()
-        )
-        hub.tell(effects)
-        return Task(self._scope, incarnation.init, process_io)
+        return await create_task(self._scope, await self.info(), wanted)
 
-    async def _remove_task(self) -> None:
-        """Remove the task of a create that was given up: nobody has a handle on it."""
-        tasks = self._scope.services.tasks
-        with anyio.move_on_after(_UNDO_TIMEOUT):
-            # Killed first: a shim that deletes a process which never ran waits ten seconds for its output.
-            with suppress(ContainerdError):
-                await tasks.kill(KillRequest(container_id=self.id, signal=signal.SIGKILL, all=True))
-                await tasks.wait(WaitRequest(container_id=self.id))
-            try:
-                await tasks.delete(DeleteTaskRequest(container_id=self.id))
-            except NotFound:
-                pass
-            except ContainerdError as exc:
-                _log.warning(
-                    "the task of a create that was given up is left", container_id=self.id, error=str(exc)
-                )
+    async def checkpoint(
+        self,
+        name: str,
+        *,
+        image: bool = True,
+        task: bool = True,
+        runtime: bool = True,
+        rw: bool = True,
+        options: CheckpointOptions | None = None,
+    ) -> Image:
+        """Put the container into an image from which `Client.restore` makes another one.
+
+        A running task is paused meanwhile. What is written is held together by an index in the content store, which can
+        be exported and pushed like an image's.
+
+        Args:
+            name: Name of the new image.
+            image: Include the image the container was made from (Go: ``WithCheckpointImage``).
+            task: Include the state of its processes (``WithCheckpointTask``). It needs CRIU in the daemon's ``PATH``.
+            runtime: Include the options of the runtime (``WithCheckpointRuntime``); its name always is.
+            rw: Include what was changed in the root filesystem (``WithCheckpointRW``).
+            options: How the processes are dumped, and whether they end by it; file locks are kept by default.
+
+        Raises:
+            AlreadyExists: There is an image of that name.
+            FailedPrecondition: It was made without an image or without a snapshot, and `image` or `rw` is set.
+            NotFound: It has no task, and `task` is set.
+            Unknown: CRIU is missing or can't dump these processes; the text is runc's.
+        """
+        from containerd_aio.checkpoint import Parts, checkpoint_container
+
+        parts = Parts(image=image, task=task, runtime=runtime, rw=rw)
+        return await checkpoint_container(self._scope, await self.info(), name, parts, options)
 
     async def task(self, *, io: IOCreator | None = None) -> Task:
         """Return a handle on its existing task.
@@ -220,17 +373,9 @@ class Container:
             raise Unavailable(f"containerd has a task for {self.id!r} but can't tell its state; try again")
         incarnation, effects = hub.registry.adopt(state, as_of=as_of, now=anyio.current_time())
         hub.tell(effects)
-        process_io = None
-        if io is not None:
-            from containerd_aio.stdio.fifo import IOConfig
-
-            process = reply.process
-            process_io = await io.attach(
-                IOConfig(process.stdin, process.stdout, process.stderr, process.terminal)
-            )
-        if process_io is not None:
-            start_io(self._scope, self.id, "", process_io)
-            process_io.started()
+        process = reply.process
+        config = (process.stdin, process.stdout, process.stderr, process.terminal)
+        process_io = await attach_io(self._scope, self.id, "", io, config)
         return Task(self._scope, incarnation.init, process_io)
 
     async def delete(self, *, snapshot: bool = True) -> None:
@@ -281,21 +426,6 @@ class Container:
             await task.delete(kill=True)
         with suppress(NotFound):
             await self.delete()
-
-
-def _check_terminal(info: ContainerInfo, io: IOCreator) -> None:
-    """Refuse streams of the wrong kind here: the runtime's own words about it would be a riddle."""
-    spec = typeurl.unpack(info.raw.spec) if info.raw.spec is not None else {}
-    wanted = bool((spec.get("process") or {}).get("terminal"))
-    if wanted and not io.terminal:
-        raise InvalidArgument(
-            f"the spec of container {info.id!r} asks for a terminal and io has none; give io=stdio.pipes(terminal=True), "
-            f"stdio.terminal() or the like"
-        )
-    if io.terminal and not wanted:
-        raise InvalidArgument(
-            f"io has a terminal and the spec of container {info.id!r} none; create it with spec_opts=[oci.with_tty()]"
-        )
 
 
 async def _get(scope: Scope, container_id: str) -> ContainerInfo:
