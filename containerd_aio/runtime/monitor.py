@@ -10,6 +10,7 @@ import anyio
 import anyio.lowlevel
 
 from containerd_aio._log import get_logger
+from containerd_aio.errors import Closed
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -158,6 +159,16 @@ class EventTaskMonitor:
         watch.stopped = True
         if task.client_process.exit_status is None or watch.told:
             del self._watched[_key(task)]
+
+    async def drain(self) -> None:
+        """Return when the handler was told of everything that is known so far.
+
+        Raises:
+            Closed: The monitor is not open.
+        """
+        if self._changes is None:
+            raise Closed("this monitor is not open; use it in `async with`")
+        await self._changes.drain()
 
     async def _tell(self, change: StateChange) -> None:
         key = (change.namespace, change.container_id, change.incarnation)

@@ -13,8 +13,8 @@ from containerd_aio.runtime.types import ConsoleSize, ExecOpts, Exit, State, Sta
 if TYPE_CHECKING:
     from containerd_aio.checkpoint import CheckpointOptions
     from containerd_aio.client import Client
-    from containerd_aio.oci import LinuxResources
     from containerd_aio.events.exits import ExitStatus
+    from containerd_aio.oci import LinuxResources
     from containerd_aio.process import Process as ClientProcess
     from containerd_aio.task import Task as ClientTask
 
@@ -101,21 +101,22 @@ class Process:
 
 
 class Task(Process):
-    """The processes of a container. Made by `Runtime.create` and `Runtime.get`.
-
-    Attributes:
-        info: What it was made from.
-    """
+    """The processes of a container. Made by `Runtime.create` and `Runtime.get`."""
 
     client_process: ClientTask
 
     def __init__(self, client: Client, task: ClientTask, info: TaskInfo) -> None:
         super().__init__(client, task)
-        self.info = info
+        self._info = info
 
     @property
     def _exec_id(self) -> str:
         return ""
+
+    @property
+    def info(self) -> TaskInfo:
+        """What it was made from."""
+        return self._info
 
     async def start(self) -> None:
         """Run the container's process.
