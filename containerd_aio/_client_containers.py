@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from containerd_aio.idmap import IDMap
     from containerd_aio.image import Image
     from containerd_aio.oci import Mount, RuncOptions, Spec, SpecOpt
-    from containerd_aio.run import RunResult
+    from containerd_aio.run import Pull, RunResult
     from containerd_aio.services.descriptor import Descriptor
     from containerd_aio.stdio import IOCreator
 
@@ -162,6 +162,7 @@ class ContainerVerbs(ClientBase):
         io: IOCreator | None = None,
         timeout: float | None = None,
         check: bool = False,
+        pull: Pull = "never",
         spec_opts: Sequence[SpecOpt] = (),
         snapshotter: str | None = None,
         runtime: str | None = None,
@@ -173,7 +174,7 @@ class ContainerVerbs(ClientBase):
         containerd meanwhile does not end the command.
 
         Args:
-            image: The image, or its name; unpacked if it is not yet.
+            image: The image, or its name, as Docker's users write it too; unpacked if it is not yet.
             args: The command; that of the image by default.
             id: Id of the container; by default one that nobody else has.
             env: Changes of the image's environment; None removes a variable.
@@ -190,6 +191,7 @@ class ContainerVerbs(ClientBase):
             io: Its standard streams instead of the capture of both outputs, such as ``stdio.streams(stdout=...)``.
             timeout: Seconds it may run; it is killed then. None for no limit.
             check: Whether to raise when it does not end with 0.
+            pull: Whether to pull the image: ``"never"``, ``"missing"``, if it is not there, or ``"always"``.
             spec_opts: Changes to the OCI spec, applied after everything else.
             snapshotter: As in `new_container`.
             runtime: As in `new_container`.
@@ -219,6 +221,7 @@ class ContainerVerbs(ClientBase):
             io=io,
             timeout=timeout,
             check=check,
+            pull=pull,
             spec_opts=spec_opts,
             snapshotter=snapshotter,
             runtime=runtime,

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import secrets
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import anyio
 
 from containerd_aio import oci, stdio
 from containerd_aio._new_container import ContainerOptions, create_container
 from containerd_aio.cni import Network
-from containerd_aio.errors import ContainerdError, DeadlineExceeded, InvalidArgument, Unavailable
+from containerd_aio.distribution.reference import normalize_name
+from containerd_aio.errors import ContainerdError, DeadlineExceeded, InvalidArgument, NotFound, Unavailable
+from containerd_aio.image import Image
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
@@ -20,10 +22,11 @@ if TYPE_CHECKING:
     from containerd_aio._scope import Scope
     from containerd_aio.container import Container
     from containerd_aio.events.exits import ExitStatus
-    from containerd_aio.image import Image
     from containerd_aio.oci import Mount, SpecOpt
     from containerd_aio.stdio.creators import IOCreator
     from containerd_aio.task import Task
+
+Pull = Literal["never", "missing", "always"]
 
 # Microseconds; the kernel's default period of CPU quotas.
 _CPU_PERIOD = 100_000
@@ -91,6 +94,7 @@ class RunOptions:
     io: IOCreator | None = None
     timeout: float | None = None
     check: bool = False
+    pull: Pull = "never"
     spec_opts: Sequence[SpecOpt] = ()
     snapshotter: str | None = None
     runtime: str | None = None
@@ -174,10 +178,15 @@ def network_opts(network: str | Network) -> list[SpecOpt]:
 async def run(scope: Scope, image: Image | str, options: RunOptions) -> RunResult:
     """Run a command; see `Client.run`."""
     options.check_limits()
+    if options.pull not in {"never", "missing", "always"}:
+        raise InvalidArgument(f"pull is {options.pull!r}; it is 'never', 'missing' or 'always'")
+    spec_opts, streams = options.opts(), options.streams()
+    if isinstance(image, str):
+        image = await _find_image(scope, image, options.pull)
     creation = ContainerOptions(
         image=image,
         args=options.args,
-        spec_opts=options.opts(),
+        spec_opts=spec_opts,
         snapshotter=options.snapshotter,
         runtime=options.runtime,
         labels=options.labels,
@@ -186,7 +195,7 @@ async def run(scope: Scope, image: Image | str, options: RunOptions) -> RunResul
     in_time = True
     async with await create_container(scope, name, creation) as container:
         async with (
-            await container.new_task(io=options.streams()) as task,
+            await container.new_task(io=streams) as task,
             _connected(container, task, options.network),
         ):
             await task.start()
@@ -201,6 +210,30 @@ async def run(scope: Scope, image: Image | str, options: RunOptions) -> RunResul
     if options.check and (result.code != 0 or result.exit_status.unknown):
         raise RunFailed(_failure(result), result=result)
     return result
+
+
+async def _find_image(scope: Scope, name: str, pull: Pull) -> Image:
+    """Return the image of that name, or of what Docker's users mean by it; from its registry if it may be."""
+    if pull != "always":
+        for known_as in dict.fromkeys((name, *_normalized(name))):
+            with suppress(NotFound):
+                return await Image.get(scope.services, known_as)
+        if pull == "never":
+            raise NotFound(
+                f"there is no image {name!r} in namespace {scope.namespace!r}; client.pull() fetches one, "
+                "client.import_archive() reads one from a file, and run(pull='missing') pulls what is not there"
+            )
+    from containerd_aio.distribution.remote import Remote, pull_image
+
+    record, platform = await pull_image(scope.services, Remote(name))
+    return Image(scope.services, record, platform=platform)
+
+
+def _normalized(name: str) -> tuple[str, ...]:
+    try:
+        return (normalize_name(name),)
+    except InvalidArgument:
+        return ()  # images may be named as one likes, as long as nobody wants to pull them
 
 
 @asynccontextmanager

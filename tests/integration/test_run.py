@@ -21,6 +21,7 @@ from containerd_aio import (
     stdio,
 )
 from containerd_aio.services.snapshots import Snapshotter
+from containerd_aio.testing.registry import RegistryServer
 from tests.integration.conftest import BUSYBOX
 
 
@@ -150,3 +151,14 @@ async def test_what_is_wrong_is_said(client: Client) -> None:
     ):
         with pytest.raises(InvalidArgument, match=text):
             await client.run(BUSYBOX, **wrong)  # type: ignore[arg-type]
+
+
+async def test_an_image_that_is_not_there_is_pulled_if_it_may_be(client: Client) -> None:
+    async with RegistryServer() as registry:
+        name = f"{registry.host}/tools:1"
+        await client.push(name, await client.image(BUSYBOX))
+        with pytest.raises(NotFound, match="run\\(pull='missing'\\)"):
+            await client.run(name, ["true"])
+        assert (await client.run(name, ["echo", "pulled"], pull="missing")).stdout == b"pulled\n"
+    assert (await client.run(name, ["echo", "there"], pull="missing")).stdout == b"there\n"
+    assert (await client.run("busybox", ["echo", "familiar"])).stdout == b"familiar\n"
