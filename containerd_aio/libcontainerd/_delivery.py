@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 # A backend that does not keep up with one container is told of the newest changes.
 _BUFFER = 10_000
+# Seconds that the clearing away after an exit may take when all is being closed.
+_FINISH_TIMEOUT = 10.0
 
 CallbackFailure: TypeAlias = "DeliveryFailure[str, Callback]"
 """A callback that failed: `DeliveryFailure.item` has the container's id and the state."""
@@ -164,9 +166,14 @@ class Delivery:
         with callback.scope:
             await self._attempt(callback)
         callback.ended.set()
-        if callback.finish is not None:
-            await callback.finish()
+        await self._finish(callback)
         await self._delivered()
+
+    async def _finish(self, callback: Callback) -> None:
+        # Also when all is being closed: what was told is not told again after the next start.
+        with anyio.move_on_after(_FINISH_TIMEOUT, shield=True):
+            if callback.finish is not None:
+                await callback.finish()
 
     async def _attempt(self, callback: Callback) -> None:
         turn = _Turn(self, callback.container_id, callback.locked)
@@ -191,5 +198,4 @@ class Delivery:
             if failure.retry_in is None:
                 callback.error = failure.error
                 callback.ended.set()
-                if callback.finish is not None:
-                    self._task_group.start_soon(callback.finish)
+                self._task_group.start_soon(self._finish, callback)

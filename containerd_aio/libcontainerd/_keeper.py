@@ -36,6 +36,7 @@ from containerd_aio.libcontainerd.states import (
     STATE_START_PROCESS,
     StateInfo,
 )
+from containerd_aio.oci import RuncOptions
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
@@ -47,7 +48,6 @@ if TYPE_CHECKING:
     from containerd_aio.libcontainerd._container import KnownContainer
     from containerd_aio.libcontainerd._delivery import Delivery
     from containerd_aio.libcontainerd.restart_manager import RestartWait
-    from containerd_aio.oci import RuncOptions
     from containerd_aio.stdio import IOCreator
 
 # So many containers that have ended are remembered, for OOM reports that come after the exit.
@@ -450,9 +450,8 @@ def _nowhere(*, terminal: bool) -> IOCreator:
 
 
 async def _new_task(record: Container, io: IOCreator, checkpoint: str) -> Task:
-    if not checkpoint:
-        return await record.new_task(io=io)
-    raise NotImplementedError
+    options = RuncOptions(criu_image_path=checkpoint) if checkpoint else None
+    return await record.new_task(io=io, options=options)
 
 
 async def _delete_task(task: Task, *, kill: bool = False) -> None:
