@@ -199,10 +199,10 @@ class Endpoint:
             if response.status == 401 and scopes is not None and challenges < _MAX_CHALLENGES:
                 challenges += 1
                 asked = response.headers.getall("WWW-Authenticate", [])
-                response.release()
                 if self.authorizer(repository).challenged(asked, request.authorization):
+                    response.release()
                     continue
-                raise await self._refused(response)
+                return response
             delay = patience.after_status(response.status, response.headers.get("Retry-After"))
             if delay is None:
                 return response
@@ -228,9 +228,6 @@ class Endpoint:
             raise error
         get_logger(__name__).info("registry asked again", error=str(error), after=round(delay, 3))
         await anyio.sleep(delay)
-
-    async def _refused(self, response: aiohttp.ClientResponse) -> ContainerdError:
-        return await error_of(response, "refused, and it asks for credentials in no way that is known")
 
     async def _token_request(
         self, method: str, url: str, *, headers: Mapping[str, str], body: bytes | None

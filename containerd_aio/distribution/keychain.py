@@ -241,9 +241,13 @@ async def ask_helper(name: str, server: str, path: Path) -> Credentials | None:
     if not _HELPER_NAME.fullmatch(name):
         raise InvalidArgument(f"{path}: {name!r} is not the name of a credential helper")
     program = f"docker-credential-{name}"
+    # A pipe filled beforehand: a helper that does not read it breaks nothing.
+    stdin, filled = os.pipe()
     try:
+        os.write(filled, server.encode())
+        os.close(filled)
         with anyio.fail_after(_HELPER_TIMEOUT):
-            done = await anyio.run_process([program, "get"], input=server.encode(), check=False)
+            done = await anyio.run_process([program, "get"], stdin=stdin, check=False)
     except FileNotFoundError:
         raise FailedPrecondition(
             f"{path} names the credential helper {program}, which is not on PATH"
@@ -252,6 +256,8 @@ async def ask_helper(name: str, server: str, path: Path) -> Credentials | None:
         raise FailedPrecondition(
             f"{program} (named in {path}) did not answer within {_HELPER_TIMEOUT:.0f} s"
         ) from None
+    finally:
+        os.close(stdin)
     source = f"{program} (named in {path})"
     if done.returncode != 0:
         # A helper tells its failures on stdout, and this one by its text.
