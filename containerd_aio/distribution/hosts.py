@@ -248,11 +248,13 @@ def _client(value: Any, file: Path, where: str) -> tuple[tuple[str, str | None],
     """Read ``client``: a file, a list of files, or a list of pairs of certificate and key."""
     found: list[tuple[str, str | None]] = []
     for item in value if isinstance(value, list) else [value]:
-        files = [_path(text, file) for text in _texts(item, "client", where)]
+        pair = (
+            item[:1] if isinstance(item, list) and item[1:] == [""] else item
+        )  # the key is in the first file
+        files = [_path(text, file) for text in _texts(pair, "client", where)]
         if not 1 <= len(files) <= 2:
             raise InvalidArgument(f"{where}: client has {files}; expected certificate and key")
-        key = files[1] if len(files) == 2 and files[1] else None
-        found.append((files[0], key))
+        found.append((files[0], files[1] if len(files) == 2 else None))
     return tuple(found)
 
 
