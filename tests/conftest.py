@@ -30,6 +30,7 @@ from anyio.from_thread import start_blocking_portal
 
 if TYPE_CHECKING:
     from containerd_aio.daemon import Daemon
+    from containerd_aio.testing.registry import RegistryServer
     from tests.integration.daemon_view import Ctr
 
 # A shell that runs us in the background has these ignored, and our children would inherit that: they are tested here.
@@ -138,14 +139,26 @@ def daemon(containerd_binary: str) -> Iterator[Daemon]:
 
 
 @contextmanager
-def shared_daemon(binary: str) -> Iterator[Daemon]:
-    """Run a daemon in a thread of its own."""
+def shared_daemon(binary: str, **options: Any) -> Iterator[Daemon]:
+    """Run a daemon in a thread of its own; `options` are those of `Daemon`."""
     from containerd_aio.daemon import Daemon
 
     name = f"{RUN}-shared-{secrets.token_hex(2)}"
     with start_blocking_portal() as portal:
-        shared = Daemon(f"/var/lib/{name}", f"/run/{name}", binary=binary, log_level="warn")
+        shared = Daemon(
+            f"/var/lib/{name}", f"/run/{name}", **{"binary": binary, "log_level": "warn"} | options
+        )
         with portal.wrap_async_context_manager(shared):
+            yield shared
+
+
+@pytest.fixture(scope="session")
+def registry(real_machine: None) -> Iterator[RegistryServer]:
+    """A real registry, open to all, shared by all tests: each uses repositories of its own."""
+    from containerd_aio.testing.registry import RegistryServer
+
+    with start_blocking_portal() as portal:
+        with portal.wrap_async_context_manager(RegistryServer()) as shared:
             yield shared
 
 
