@@ -8,6 +8,7 @@ made (Go: ``Task.Checkpoint``, ``Container.Checkpoint``). Media types and annota
 
 from __future__ import annotations
 
+import hashlib
 import json
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -20,6 +21,7 @@ import anyio
 from containerd_aio import typeurl
 from containerd_aio._cancellation import carry_through
 from containerd_aio._log import get_logger
+from containerd_aio._transport.codec import encode
 from containerd_aio.api.containerd.services.tasks.v1 import (
     CheckpointTaskRequest,
     GetRequest,
@@ -210,7 +212,7 @@ async def checkpoint_task(
     name = name or f"containerd.io/checkpoint/{info.id}:{datetime.now().astimezone():%m-%d-%Y-%H:%M:%S}"
     async with lease(scope.services), paused(scope, info.id, ends=bool(options and options.exit)):
         index = Index()
-        await _add_task(scope, info.id, index, options)
+        await _add_task(scope, info, index, options)
         if options is not None and options.image_path:
             return None
         if info.image:
@@ -245,7 +247,7 @@ async def checkpoint_container(
         if parts.image:
             index.entries.append((await images.get(info.image)).target)
         if parts.task:
-            await _add_task(scope, info.id, index, options)
+            await _add_task(scope, info, index, options)
             index.add(await _write_any(scope.services, OPTIONS, typeurl.pack(options.raw)))
         if parts.runtime and info.raw.runtime is not None and info.raw.runtime.options is not None:
             index.add(await _write_any(scope.services, RUNTIME_OPTIONS, info.raw.runtime.options))
@@ -299,18 +301,48 @@ async def _resume(scope: Scope, container_id: str, *, quietly: bool) -> None:
         log("not resumed after the checkpoint", container_id=container_id, error=str(exc))
 
 
-async def _add_task(scope: Scope, container_id: str, index: Index, options: CheckpointOptions | None) -> None:
+async def _add_task(
+    scope: Scope, info: ContainerInfo, index: Index, options: CheckpointOptions | None
+) -> None:
     """Have the processes dumped, and add what came of it."""
     request = CheckpointTaskRequest(
-        container_id=container_id, options=typeurl.pack(options.raw) if options is not None else None
+        container_id=info.id, options=typeurl.pack(options.raw) if options is not None else None
     )
 
     async def nothing() -> None:
         """What has been written is collected when the lease ends."""
 
-    reply = await carry_through(partial(scope.services.tasks.checkpoint, request), undo=nothing)
+    async with _spec_put_aside(scope, info):
+        reply = await carry_through(partial(scope.services.tasks.checkpoint, request), undo=nothing)
     for raw in reply.descriptors:
         index.add(Descriptor.from_raw(raw))
+
+
+@asynccontextmanager
+async def _spec_put_aside(scope: Scope, info: ContainerInfo) -> AsyncIterator[None]:
+    """Let containerd write the spec of a container into the content store although it is there already.
+
+    It does so after the dump. Before 2.0 it then fails if an earlier checkpoint of the container has left the same
+    spec there, and the dump is lost; the processes, too, if they were to end by it.
+    """
+    if info.raw.spec is None or not (await scope.core.daemon_version()).startswith("1."):
+        yield
+        return
+    content = ContentStore(scope.services)
+    data = encode(info.raw.spec)
+    digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+    try:
+        labels = (await content.info(digest)).labels
+    except NotFound:
+        yield
+        return
+    try:
+        with anyio.CancelScope(shield=True):
+            await content.delete(digest)
+        yield
+    finally:
+        with anyio.CancelScope(shield=True):
+            await content.write(f"checkpoint-{unique_name()}", data, labels=labels)
 
 
 async def _add_rw_layer(scope: Scope, info: ContainerInfo, index: Index) -> None:
@@ -333,8 +365,6 @@ async def _add_rw_layer(scope: Scope, info: ContainerInfo, index: Index) -> None
 
 
 async def _write_any(services: Services, media_type: str, value: Any) -> Descriptor:
-    from containerd_aio._transport.codec import encode
-
     data = encode(value)
     digest = await ContentStore(services).write(f"checkpoint-{unique_name()}", data)
     return Descriptor(media_type, digest, len(data))

@@ -104,8 +104,8 @@ class Process:
 
     @property
     def pid(self) -> int | None:
-        """Process id in the host's pid namespace; None while it is not known."""
-        return self._record.pid
+        """Process id in the host's pid namespace; None while it is not known, or there is none before a restore."""
+        return self._record.pid or None
 
     @property
     def exit_status(self) -> ExitStatus | None:
