@@ -11,6 +11,7 @@ import anyio
 from containerd_aio import typeurl
 from containerd_aio._client_containers import ContainerVerbs
 from containerd_aio._client_images import ImageVerbs
+from containerd_aio._client_services import ServiceVerbs
 from containerd_aio._identifiers import check_identifier
 from containerd_aio._scope import Core, Scope
 from containerd_aio._supervisor import Supervisor
@@ -62,7 +63,7 @@ class Version:
         return self.version
 
 
-class Client(ContainerVerbs, ImageVerbs):
+class Client(ContainerVerbs, ImageVerbs, ServiceVerbs):
     """A client of one containerd, for use as ``async with Client() as client``.
 
     Entering connects, so that a wrong address is told at once; a connection lost later is made again by itself. Leaving

@@ -16,15 +16,17 @@ from grpclib.client import Channel as _GrpclibChannel
 from grpclib.client import Handler
 from grpclib.client import Stream as _GrpclibStream
 from grpclib.config import Configuration
-from grpclib.const import Cardinality
+from grpclib.const import Cardinality, Status
 from grpclib.exceptions import GRPCError, ProtocolError, StreamTerminatedError
 from grpclib.metadata import Deadline
 from h2.events import RemoteSettingsChanged
 from h2.exceptions import H2Error
 from multidict import MultiDict
 
+from containerd_aio._transport.absence import absent, explain
 from containerd_aio._transport.balance import BalancedDeadlineWrapper, BalancedWrapper
 from containerd_aio._transport.codec import Codec, encode_pieces
+from containerd_aio._transport.deadlines import default_timeout
 from containerd_aio._transport.dial import explain_dial_failure
 from containerd_aio._transport.guard import check_request
 from containerd_aio._transport.receive import Receiver, ReceivingProtocol
@@ -37,6 +39,7 @@ from containerd_aio.errors import (
     Internal,
     ResourceExhausted,
     Unavailable,
+    Unimplemented,
     from_status,
 )
 
@@ -60,38 +63,6 @@ _CONNECTION_WINDOW = 64 << 20
 
 # h2 looks at every open stream for each new one; more than this at once only makes all of them slower.
 _CONCURRENT_CALLS = 64
-
-# These answer when their work is done, and that takes as long as it takes.
-_WITHOUT_DEADLINE = frozenset(
-    f"/containerd.services.{method}"
-    for method in (
-        "tasks.v1.Tasks/Wait",
-        "tasks.v1.Tasks/Checkpoint",
-        "diff.v1.Diff/Apply",
-        "diff.v1.Diff/Diff",
-        "transfer.v1.Transfer/Transfer",
-        "sandbox.v1.Controller/Wait",
-    )
-)
-
-# These start or end processes, or wait for a garbage collection: slower than a look-up on a loaded machine.
-_SLOW = frozenset(
-    f"/containerd.services.{method}"
-    for method in (
-        "tasks.v1.Tasks/Create",
-        "tasks.v1.Tasks/Start",
-        "tasks.v1.Tasks/Delete",
-        "tasks.v1.Tasks/DeleteProcess",
-        "images.v1.Images/Delete",
-        "leases.v1.Leases/Delete",
-        "snapshots.v1.Snapshots/Cleanup",
-        "snapshots.v1.Snapshots/Commit",
-        "sandbox.v1.Controller/Create",
-        "sandbox.v1.Controller/Start",
-        "sandbox.v1.Controller/Stop",
-    )
-)
-_SLOW_FACTOR = 4
 
 
 class Call:
@@ -183,7 +154,14 @@ class Stream(_GrpclibStream[Any, Any]):
         self._end_done = self._end_done or end
 
     async def send_request(self, *, end: bool = False) -> None:
-        """Send the headers, and from then on receive by way of `Receiver`."""
+        """Send the headers, and from then on receive by way of `Receiver`.
+
+        Raises:
+            Unimplemented: The daemon has refused a call of this service, or method, on this connection before.
+        """
+        missing = self._channel.missing(self._method_name)
+        if missing is not None:
+            raise Unimplemented(explain(missing, self._channel.address.text))
         await super().send_request(end=end)
         connection = self._stream.connection
         self._wrapper.settled = self._is_over
@@ -286,6 +264,9 @@ class Stream(_GrpclibStream[Any, Any]):
                 exc.method = method
             return exc
         if isinstance(exc, GRPCError):
+            if exc.status is Status.UNIMPLEMENTED and (missing := absent(exc.message)) is not None:
+                self._channel.note_missing(missing)
+                return Unimplemented(explain(missing, self._channel.address.text), method=method)
             return from_status(exc.status.name, exc.message, method=method, details=exc.details or ())
         if isinstance(exc, StreamTerminatedError):
             if self._channel.closed:
@@ -375,7 +356,7 @@ class Channel(_GrpclibChannel):
             metadata: Request headers.
         """
         if timeout is None and deadline is None:
-            timeout = self._default_timeout(name, cardinality)
+            timeout = default_timeout(name, cardinality, self.timeout)
         short = timeout is not None and timeout != math.inf and cardinality is Cardinality.UNARY_UNARY
         if timeout is not None and timeout != math.inf:
             own = Deadline.from_timeout(timeout)
@@ -396,10 +377,18 @@ class Channel(_GrpclibChannel):
             short=short,
         )
 
-    def _default_timeout(self, method: str, cardinality: Cardinality) -> float | None:
-        if cardinality is not Cardinality.UNARY_UNARY or method in _WITHOUT_DEADLINE:
+    def missing(self, method: str) -> str | None:
+        """Return what of `method` the daemon lacks, as far as this connection has shown it."""
+        protocol = self._protocol
+        if not isinstance(protocol, ReceivingProtocol) or not protocol.missing or not self._connected:
             return None
-        return self.timeout * _SLOW_FACTOR if method in _SLOW else self.timeout
+        service = method.rpartition("/")[0]
+        return next((name for name in (service, method) if name in protocol.missing), None)
+
+    def note_missing(self, name: str) -> None:
+        """Remember, for the life of the connection, that the daemon lacks a service or a method."""
+        if isinstance(self._protocol, ReceivingProtocol):
+            self._protocol.missing.add(name)
 
     def _protocol_factory(self) -> H2Protocol:
         return ReceivingProtocol(Handler(), self._config, self._h2_config)

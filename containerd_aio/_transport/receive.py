@@ -235,10 +235,18 @@ class GatheringTransport:
 
 
 class ReceivingProtocol(H2Protocol):
-    """The HTTP/2 connection, with DATA frames of streams that have a `Receiver` taken past h2."""
+    """The HTTP/2 connection, with DATA frames of streams that have a `Receiver` taken past h2.
+
+    Attributes:
+        missing: Services and methods that the daemon at its other end has shown not to have.
+    """
 
     _partial = b""
     _unreturned = 0
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.missing: set[str] = set()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin; called by asyncio."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
+from containerd_aio import typeurl
 from containerd_aio.api.containerd.services.introspection.v1 import DeprecationWarning as RawDeprecation
 from containerd_aio.api.containerd.services.introspection.v1 import Plugin as RawPlugin
-from containerd_aio.api.containerd.services.introspection.v1 import PluginsRequest
+from containerd_aio.api.containerd.services.introspection.v1 import PluginInfoRequest, PluginsRequest
 from containerd_aio.api.containerd.services.introspection.v1 import ServerResponse as RawServer
+from containerd_aio.api.google.protobuf import Any as AnyMessage
 from containerd_aio.api.google.protobuf import Empty
+from containerd_aio.errors import FailedPrecondition, NotFound
 from containerd_aio.services._convert import to_datetime
 from containerd_aio.services.descriptor import Platform
 
@@ -17,6 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
+    from betterproto2 import Message
+
+    from containerd_aio.api.containerd.types import RuntimeInfo as RawRuntimeInfo
     from containerd_aio.services.stubs import Services
 
 SNAPSHOTTER_PLUGIN = "io.containerd.snapshotter.v1"
@@ -110,6 +116,55 @@ class Plugin:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class PluginInfo:
+    """A plugin, and what it answers to a question.
+
+    Attributes:
+        plugin: The plugin.
+        extra: Its answer, unpacked as `typeurl.unpack` does; None if it gave none.
+    """
+
+    plugin: Plugin
+    extra: Any
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeInfo:
+    """What the shim of a runtime says about itself.
+
+    Attributes:
+        name: Name of the runtime, such as ``io.containerd.runc.v2``.
+        version: Release of the shim.
+        revision: What it was built from.
+        options: The options as the shim understood them, unpacked; None if there were none.
+        features: The OCI runtime's features document; None if it has none.
+        annotations: What else the shim says.
+        raw: containerd's message.
+    """
+
+    name: str
+    version: str
+    revision: str
+    options: Any
+    features: Mapping[str, Any] | None
+    annotations: Mapping[str, str]
+    raw: RawRuntimeInfo = field(repr=False, compare=False)
+
+    @classmethod
+    def from_raw(cls, raw: RawRuntimeInfo) -> Self:
+        """Take over containerd's message."""
+        return cls(
+            raw.name,
+            raw.version.version if raw.version is not None else "",
+            raw.version.revision if raw.version is not None else "",
+            _unpacked(raw.options),
+            _unpacked(raw.features),
+            dict(raw.annotations),
+            raw,
+        )
+
+
 class Introspection:
     """The introspection service.
 
@@ -132,3 +187,71 @@ class Introspection:
         """
         reply = await self._stub.plugins(PluginsRequest(filters=[*filters]))
         return [Plugin.from_raw(raw) for raw in reply.plugins]
+
+    async def plugin_info(self, type: str, id: str, *, options: Message | None = None) -> PluginInfo:  # noqa: A002
+        """Return a plugin and what it answers to `options` (containerd 2.0 and later).
+
+        Args:
+            type: Its kind, such as ``io.containerd.runtime.v2``.
+            id: Its name among its kind, such as ``task``.
+            options: A question that the plugin understands.
+
+        Raises:
+            NotFound: There is no such plugin.
+            Unimplemented: The daemon is older.
+        """
+        packed = None if options is None else typeurl.pack(options)
+        reply = await self._stub.plugin_info(PluginInfoRequest(type=type, id=id, options=packed))
+        assert reply.plugin is not None
+        return PluginInfo(Plugin.from_raw(reply.plugin), _unpacked(reply.extra))
+
+    async def runtime_info(
+        self, runtime: str = "io.containerd.runc.v2", *, options: Message | None = None
+    ) -> RuntimeInfo:
+        """Ask the shim of a runtime what it is (Go: ``Client.RuntimeInfo``; containerd 2.0 and later).
+
+        Args:
+            runtime: Name of the runtime, or path of its shim.
+            options: Options it would get from a task.
+
+        Raises:
+            Unimplemented: The daemon is older.
+            ContainerdError: There is no such runtime, or its shim does not tell.
+        """
+        from containerd_aio.api.containerd.types import RuntimeRequest
+
+        question = RuntimeRequest(
+            runtime_path=runtime, options=None if options is None else typeurl.pack(options)
+        )
+        info = await self.plugin_info("io.containerd.runtime.v2", "task", options=question)
+        return RuntimeInfo.from_raw(info.extra)
+
+    async def snapshotter_capabilities(self, snapshotter: str) -> tuple[str, ...]:
+        """Return what a snapshotter can do, such as ``remap-ids`` (Go: ``Client.GetSnapshotterCapabilities``).
+
+        Raises:
+            NotFound: There is no such snapshotter.
+            FailedPrecondition: It is not in use; the text says why.
+        """
+        return (await self._snapshotter(snapshotter)).capabilities
+
+    async def snapshotter_platforms(self, snapshotter: str) -> tuple[Platform, ...]:
+        """Return the platforms a snapshotter works for (Go: ``Client.GetSnapshotterSupportedPlatforms``).
+
+        Raises:
+            NotFound: There is no such snapshotter.
+            FailedPrecondition: It is not in use; the text says why.
+        """
+        return (await self._snapshotter(snapshotter)).platforms
+
+    async def _snapshotter(self, name: str) -> Plugin:
+        for plugin in await self.plugins(f"type=={SNAPSHOTTER_PLUGIN}"):
+            if plugin.id == name:
+                if plugin.init_error is not None:
+                    raise FailedPrecondition(f"the snapshotter {name} is not in use: {plugin.init_error}")
+                return plugin
+        raise NotFound(f"the daemon has no snapshotter {name}")
+
+
+def _unpacked(value: AnyMessage | None) -> Any:
+    return None if value is None or not value.type_url else typeurl.unpack(value)
