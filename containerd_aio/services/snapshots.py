@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import builtins
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Self
 
+import anyio
 from grpclib.const import Cardinality
 
+from containerd_aio._log import get_logger
 from containerd_aio.api.containerd.services.snapshots.v1 import (
     CleanupRequest,
     CommitSnapshotRequest,
@@ -26,11 +28,11 @@ from containerd_aio.api.containerd.services.snapshots.v1 import (
 from containerd_aio.api.containerd.services.snapshots.v1 import Info as RawInfo
 from containerd_aio.api.containerd.types import Mount as RawMount
 from containerd_aio.api.google.protobuf import FieldMask
-from containerd_aio.errors import InvalidArgument, NotFound
-from containerd_aio.services._convert import label_mask, label_updates, to_datetime
+from containerd_aio.errors import ContainerdError, InvalidArgument, NotFound
+from containerd_aio.services._convert import label_mask, label_updates, to_datetime, unique_name
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterable, Mapping
+    from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
     from datetime import datetime
 
     from containerd_aio.services.stubs import Services
@@ -43,6 +45,9 @@ SNAPSHOTTER_LABEL = "containerd.io/defaults/snapshotter"
 
 SNAPSHOT_REF_LABEL = "containerd.io/snapshot.ref"
 """Label of an active snapshot: the committed name it is going to have."""
+
+# Clean-up must not hold up a cancelled caller for long.
+_REMOVE_TIMEOUT = 10.0
 
 
 class Kind(StrEnum):
@@ -185,6 +190,34 @@ class Snapshotter:
             )
         )
         return [Mount.from_raw(raw) for raw in reply.mounts]
+
+    @asynccontextmanager
+    async def viewed(self, parent: str) -> AsyncIterator[builtins.list[Mount]]:
+        """Have a view of a committed snapshot for the length of a block; it is removed at the end whatever happens.
+
+        Args:
+            parent: The committed snapshot.
+
+        Yields:
+            How to mount the view, which has a name of its own.
+
+        Raises:
+            NotFound: There is no such snapshot.
+        """
+        key = f"{parent}-view-{unique_name()}"
+        try:
+            # Shielded: a call broken off may be carried out after the clean-up that follows it.
+            with anyio.CancelScope(shield=True):
+                mounts = await self.view(key, parent)
+            yield mounts
+        finally:
+            with anyio.move_on_after(_REMOVE_TIMEOUT, shield=True):
+                try:
+                    await self.remove(key)
+                except NotFound:
+                    pass
+                except ContainerdError as exc:
+                    get_logger(__name__).warning("view not removed", key=key, error=str(exc))
 
     async def mounts(self, key: str) -> builtins.list[Mount]:
         """Return how to mount an active snapshot or a view.
