@@ -206,3 +206,60 @@ class _Stream:
                 break
             data += more
         return data
+
+
+class EndFinder:
+    """Follows a tar file that comes in chunks, and tells when it is complete.
+
+    Attributes:
+        found: The two empty blocks that end an archive have come.
+    """
+
+    def __init__(self) -> None:
+        self.found = False
+        self._buffer = bytearray()
+        self._skip = 0
+        self._size: int | None = None  # of the next member, from an extended header
+        self._empty = 0
+
+    def feed(self, data: bytes) -> bool:
+        """Take the next chunk; return `found`.
+
+        Raises:
+            InvalidArgument: This is no tar archive.
+        """
+        self._buffer += data
+        while not self.found:
+            passed = min(self._skip, len(self._buffer))
+            del self._buffer[:passed]
+            self._skip -= passed
+            if self._skip or len(self._buffer) < _BLOCK or not self._header():
+                break
+        return self.found
+
+    def _header(self) -> bool:
+        """Take a header off the buffer; False if more must come first."""
+        block = bytes(self._buffer[:_BLOCK])
+        if block == _END:
+            self._empty += 1
+            self.found = self._empty == 2
+            del self._buffer[:_BLOCK]
+            return True
+        self._empty = 0
+        header = _parse_header(block, 0)
+        size, extended = header.size, header.type == tarfile.XHDTYPE
+        if extended:
+            if size > _MAX_HEADER:
+                raise InvalidArgument(f"the archive has an extended header of {size} bytes")
+            if len(self._buffer) < _BLOCK + size:
+                return False
+            records = _parse_pax(bytes(self._buffer[_BLOCK : _BLOCK + size]), 0)
+            self._size = int(records["size"]) if records.get("size", "").isdecimal() else None
+        elif header.type in _WITHOUT_DATA:
+            size = 0
+        elif self._size is not None:
+            size = self._size
+        if not extended:
+            self._size = None
+        self._skip = _BLOCK + size + -size % _BLOCK
+        return True

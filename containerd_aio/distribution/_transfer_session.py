@@ -12,12 +12,11 @@ from containerd_aio.api.containerd.types.transfer import Progress as RawProgress
 from containerd_aio.distribution.keychain import find_credentials
 from containerd_aio.distribution.progress import Action, ProgressEvent
 from containerd_aio.distribution.reference import parse_familiar
-from containerd_aio.errors import Unimplemented
 from containerd_aio.services.content import ContentStore
 from containerd_aio.services.descriptor import Descriptor
 from containerd_aio.services.leases import lease
 from containerd_aio.services.streaming import NamedStream, open_stream
-from containerd_aio.services.transfer import Transfer, absent
+from containerd_aio.services.transfer import Transfer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -63,10 +62,7 @@ class TransferSession:
         Raises:
             Unimplemented: The daemon has no streams (containerd 1.6).
         """
-        try:
-            return await self._streams.enter_async_context(open_stream(self._services))
-        except Unimplemented as exc:
-            raise absent(exc) from exc
+        return await self._streams.enter_async_context(open_stream(self._services))
 
     async def report_to(self, progress: ProgressCallback) -> None:
         """Have each step that the daemon tells given to `progress`."""

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from containerd_aio.distribution._selection import chosen
 from containerd_aio.distribution._source import opened, written
+from containerd_aio.distribution._tar import EndFinder
 from containerd_aio.distribution._transfer_session import TransferSession, transfer_session
 from containerd_aio.distribution.platforms import default_platform
 from containerd_aio.distribution.reference import parse_familiar
-from containerd_aio.errors import InvalidArgument
+from containerd_aio.errors import DataLoss, InvalidArgument
 from containerd_aio.services.images import ImageStore
 from containerd_aio.services.streaming import receive_bytes, send_bytes
 from containerd_aio.services.transfer import (
@@ -29,7 +31,7 @@ from containerd_aio.services.transfer import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterable, Mapping, Sequence
 
     from containerd_aio.distribution._selection import PlatformChoice
     from containerd_aio.distribution._source import ArchiveSink, ArchiveSource
@@ -176,7 +178,8 @@ async def import_by_daemon(
     Args:
         services: Says which daemon and namespace.
         archive: Path of the archive, an open binary file, or its bytes as an asynchronous iterable.
-        names: How images are named to which the archive gives at most a tag.
+        names: How images are named; by default as the archive says, and where it has a mere tag,
+            ``import-<year>-<month>-<day>:<tag>`` (as ``ctr`` does).
         index_name: Name for the archive's whole index; empty for none.
         platform: Of an image with several platforms import the variants for these; by default this machine's.
         all_platforms: Import all variants.
@@ -200,7 +203,7 @@ async def import_by_daemon(
         index_name,
         labels=dict(labels or {}),
         platforms=tuple(platforms),
-        extra_names=tuple(names),
+        extra_names=tuple(names) or (_default_name(),),
         unpacks=tuple(Unpack(p, snapshotter or "") for p in unpacked) if unpack else (),
     )
     store = ImageStore(services)
@@ -260,8 +263,8 @@ async def export_by_daemon(
 
         async def write() -> None:
             nonlocal size
-            async with aclosing(receive_bytes(stream)) as chunks:
-                size = await written(sink, chunks)
+            async with aclosing(receive_bytes(stream)) as chunks, aclosing(_whole(chunks)) as archive:
+                size = await written(sink, archive)
 
         await session.run_beside(StoredImage(name), destination, write, finish=True)
     return size
@@ -283,6 +286,22 @@ def _platforms(platform: PlatformChoice, *, all_platforms: bool) -> list[Platfor
     if several and all_platforms:
         raise InvalidArgument("give platform or all_platforms, not both")
     return [] if all_platforms else several or [default_platform()]
+
+
+async def _whole(chunks: AsyncIterable[bytes]) -> AsyncGenerator[bytes, None]:
+    """Yield an archive to its end, which it must tell itself: containerd does not end the stream of an export."""
+    end = EndFinder()
+    async for chunk in chunks:
+        complete = end.feed(chunk)
+        yield chunk
+        if complete:
+            return
+    raise DataLoss("containerd ended its export before the archive was complete")
+
+
+def _default_name() -> ExtraName:
+    """Return what has the daemon take an archive's own names: without any it would make no image."""
+    return ExtraName(f"import-{datetime.now(UTC):%Y-%m-%d}", is_prefix=True, allow_overwrite=True)
 
 
 async def _registry(

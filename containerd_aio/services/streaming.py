@@ -45,10 +45,12 @@ class NamedStream:
 
     Attributes:
         name: What requests call it.
+        ended: The daemon has ended it.
     """
 
     def __init__(self, name: str, stream: Any) -> None:
         self.name = name
+        self.ended = False
         self._stream = stream
 
     def __repr__(self) -> str:
@@ -76,6 +78,7 @@ class NamedStream:
         while encoded := await self._stream.recv_encoded():
             for item in encoded:
                 yield unpack(decode(AnyMessage, item))
+        self.ended = True
 
 
 @asynccontextmanager
@@ -104,7 +107,10 @@ async def open_stream(services: Services, *, name: str | None = None) -> AsyncGe
         if not await stream.recv_encoded():  # the acknowledgement is always alone
             await stream.raise_status()
             raise Internal(f"containerd ended the stream {name} without a word")
-        yield NamedStream(name, stream)
+        opened = NamedStream(name, stream)
+        yield opened
+        if opened.ended:
+            await stream.raise_status()
 
 
 async def send_bytes(stream: NamedStream, data: AsyncIterable[bytes]) -> int:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from containerd_aio.api.containerd.services.transfer.v1 import TransferOptions, TransferRequest
 from containerd_aio.api.containerd.types import transfer as raw
-from containerd_aio.errors import Unimplemented
 from containerd_aio.typeurl import pack
 
 if TYPE_CHECKING:
@@ -231,18 +230,4 @@ class Transfer:
             destination=pack(destination.to_raw()),
             options=TransferOptions(progress_stream=progress_stream),
         )
-        try:
-            await self._stub.transfer(request)
-        except Unimplemented as exc:
-            if "unknown service" in exc.message:
-                raise absent(exc) from exc
-            raise
-
-
-def absent(error: Unimplemented) -> Unimplemented:
-    """Return what to tell a caller whose daemon has no transfer service."""
-    return Unimplemented(
-        "this containerd has no transfer service, which came with 1.7: let the client move images (by_daemon=False)",
-        method=error.method,
-        details=error.details,
-    )
+        await self._stub.transfer(request)

@@ -212,7 +212,9 @@ def a_layer(archive: Path) -> str:
         pytest.param(lambda _: b"", "empty", id="empty"),
         pytest.param(lambda _: b"garbage" * 1000, "no tar archive", id="garbage"),
         pytest.param(lambda _: bytes(2048), "no image", id="zeros"),
-        pytest.param(lambda _: b"\x28\xb5\x2f\xfd\xff" + bytes(600), "zstd compression is damaged", id="zstd"),
+        pytest.param(
+            lambda _: b"\x28\xb5\x2f\xfd\xff" + bytes(600), "zstd compression is damaged", id="zstd"
+        ),
         pytest.param(lambda _: b"BZh9" + bytes(600), "compressed with bzip2", id="bzip2"),
         pytest.param(lambda p: p.read_bytes()[:2000], "cut short", id="cut in the first blob"),
         pytest.param(
