@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from containerd_aio.checkpoint import CheckpointOptions
     from containerd_aio.client import Client, Version
     from containerd_aio.container import Container, ContainerInfo
-    from containerd_aio.daemon import Daemon
+    from containerd_aio.daemon import Daemon, Supervision
     from containerd_aio.errors import (
         Aborted,
         AlreadyExists,
@@ -89,7 +89,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "client": ("Client", "Version"),
     "container": ("Container", "ContainerInfo"),
-    "daemon": ("Daemon",),
+    "daemon": ("Daemon", "Supervision"),
     "errors": (
         "Aborted", "AlreadyExists", "Canceled", "Closed", "ConnectError", "ContainerdError", "DataLoss",
         "DeadlineExceeded", "FailedPrecondition", "Internal", "InvalidArgument", "NotFound", "OutOfRange",
@@ -199,6 +199,7 @@ __all__ = [
     "Statistics",
     "Status",
     "Subscription",
+    "Supervision",
     "Task",
     "TaskCheckpointed",
     "TaskCreate",

@@ -39,7 +39,7 @@ class Callback:
         prepare: Awaited once, before the first attempt.
         finish: Awaited after the backend took it or it was given up.
         locked: Whether the container is locked until it has ended.
-        ended: Set when it was taken or given up.
+        ended: Set when it was taken or given up, and what follows is done.
         error: Why it was given up.
         scope: What the backend's work can be cancelled by.
     """
@@ -165,7 +165,6 @@ class Delivery:
             await prepare()
         with callback.scope:
             await self._attempt(callback)
-        callback.ended.set()
         await self._finish(callback)
         await self._delivered()
 
@@ -174,6 +173,7 @@ class Delivery:
         with anyio.move_on_after(_FINISH_TIMEOUT, shield=True):
             if callback.finish is not None:
                 await callback.finish()
+        callback.ended.set()
 
     async def _attempt(self, callback: Callback) -> None:
         turn = _Turn(self, callback.container_id, callback.locked)
@@ -197,5 +197,4 @@ class Delivery:
         finally:
             if failure.retry_in is None:
                 callback.error = failure.error
-                callback.ended.set()
                 self._task_group.start_soon(self._finish, callback)

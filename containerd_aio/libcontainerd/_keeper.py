@@ -237,17 +237,21 @@ class Keeper:
 
     async def _forget(self, container_id: str) -> None:
         """Remove the record of a container whose exit was told, unless it is there again."""
-        async with self.locks(container_id):
-            if container_id in self.containers or container_id in self._restarting:
-                return
-            try:
-                record = await self.core.containerd.container(container_id)
-                await record.delete(snapshot=False)
-            except NotFound:
-                pass
-            except ContainerdError as exc:
-                _log.warning("container record not removed", container_id=container_id, error=str(exc))
-            self.core.bundles.remove(container_id)
+        while True:
+            async with self.locks(container_id):
+                if container_id in self.containers or container_id in self._restarting:
+                    return
+                try:
+                    await self._remove_stale(container_id)
+                except (Unavailable, DeadlineExceeded):
+                    pass  # once more when containerd is there; whoever waits for this has a limit
+                except ContainerdError as exc:
+                    _log.warning("container record not removed", container_id=container_id, error=str(exc))
+                    return
+                else:
+                    self.core.bundles.remove(container_id)
+                    return
+            await self.core.containerd.wait_ready()
 
     # --- restarts -----------------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ import anyio
 import anyio.lowlevel
 from anyio.abc import ByteReceiveStream, ByteSendStream
 
+from containerd_aio.errors import Closed
 from containerd_aio.stdio.fifo import FIFOSet, create_fifos, is_path
 from containerd_aio.stdio.fifo_streams import OutputStream, StdinStream
 from containerd_aio.stdio.process_io import ProcessIO
@@ -62,9 +63,9 @@ class IOPipe:
     terminal: bool = False
 
     async def aclose(self) -> None:
-        """Close all three."""
+        """Close all three. After the `Remote` was left, the process does not see the end of its stdin by that."""
         for stream in (self.stdin, self.stdout, self.stderr):
-            with contextlib.suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
+            with contextlib.suppress(anyio.BrokenResourceError, anyio.ClosedResourceError, Closed):
                 await stream.aclose()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import anyio
 
@@ -140,6 +140,7 @@ class Remote:
         self._state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         if settings.start_daemon:
             self._daemon = await stack.enter_async_context(self._make_daemon())
+            stack.push_async_callback(self._stop_unless_kept)
         containerd = await stack.enter_async_context(Containerd(self.address, namespace=self._namespace))
         # In the end, what submits callbacks is gone before what delivers them.
         await stack.enter_async_context(self._deliveries)
@@ -165,14 +166,15 @@ class Remote:
         config = dict(settings.config)
         if settings.oom_score is not None:
             config["oom_score"] = settings.oom_score
-        options = {
+        options: dict[str, Any] = {
+            "root": self._state_dir / "containerd",
             "address": settings.address or None,
             "config": config,
             "log_level": settings.log_level,
             "detach": True,
             "supervise": True,
         }
-        return Daemon(self._state_dir / "containerd", **options | settings.daemon)
+        return Daemon(**options | settings.daemon)
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
@@ -181,9 +183,11 @@ class Remote:
         stack, self._core = self._stack, None
         assert stack is not None
         with anyio.CancelScope(shield=True):
-            if self._daemon is not None and not self.live_restore:
-                await self._daemon.stop()
             await stack.aclose()
+
+    async def _stop_unless_kept(self) -> None:
+        if not self.live_restore:
+            await self.cleanup()
 
     async def cleanup(self) -> None:
         """Stop containerd, if it was started or adopted here. Containers that run go on.

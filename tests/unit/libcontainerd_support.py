@@ -93,7 +93,7 @@ def make_rootfs(path: Path) -> str:
     """Make a root file system of a static busybox."""
     (path / "bin").mkdir(parents=True)
     shutil.copy2("/bin/busybox", path / "bin" / "busybox")
-    for name in ("sh", "sleep", "cat", "true", "echo", "test", "date", "stty", "kill", "touch", "rm"):
+    for name in ("sh", "sleep", "cat", "true", "echo", "test", "date", "stty", "kill", "touch", "rm", "id"):
         (path / "bin" / name).symlink_to("busybox")
     return str(path)
 
@@ -137,6 +137,13 @@ class Place:
         """A client that tells `book`, or another backend."""
         async with self.remote() as remote:
             yield await remote.client(backend or self.book, **options)
+
+
+async def seen(condition: Callable[[], object], limit: float = LIMIT) -> None:
+    """Return when a condition holds that nobody tells of."""
+    with anyio.fail_after(limit):
+        while not condition():  # noqa: ASYNC110
+            await anyio.sleep(0.01)
 
 
 async def ended(place: Place, container_id: str) -> None:

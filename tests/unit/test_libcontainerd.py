@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import stat
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
@@ -831,7 +830,7 @@ async def test_E37_an_exit_that_was_being_told_when_we_were_killed_is_told_again
         assert fake.tasks == []  # containerd does not know any more
     written = place.state_dir / "containers" / "a" / "exit.json"
     assert json.loads(written.read_text())["exit_code"] == 44
-    assert stat.S_IMODE(os.stat(written.parent).st_mode) == 0o700
+    assert stat.S_IMODE(written.parent.stat().st_mode) == 0o700
     async with place.open() as client:
         await client.restore("a")
     assert place.book.of("a") == ["exit 44"]
