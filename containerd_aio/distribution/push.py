@@ -89,7 +89,12 @@ async def push(
     uploader = Uploader(registry, reference.repository, chunk_size=options.chunk_size)
     content = ContentStore(services)
     if options.matches is not None:
-        target = (await resolve_manifest(content, target, options.matches)).target
+        try:
+            target = (await resolve_manifest(content, target, options.matches)).target
+        except NotFound as exc:
+            raise NotFound(
+                f"{target.digest} cannot be pushed for that platform, which is not here: {exc.message}"
+            ) from exc
     if reference.digest and reference.digest != target.digest:
         raise InvalidArgument(
             f"{reference} names another digest than that of what is pushed, {target.digest}"
