@@ -11,7 +11,7 @@ from containerd_aio import typeurl
 from containerd_aio._cancellation import carry_through
 from containerd_aio._identifiers import check_identifier
 from containerd_aio._mount import temporary_mount
-from containerd_aio._new_rootfs import new_rootfs
+from containerd_aio._new_rootfs import new_rootfs, passing_view
 from containerd_aio.api.containerd.services.containers.v1 import Container as RawContainer
 from containerd_aio.api.containerd.services.containers.v1 import (
     ContainerRuntime,
@@ -19,7 +19,7 @@ from containerd_aio.api.containerd.services.containers.v1 import (
     DeleteContainerRequest,
 )
 from containerd_aio.api.google.protobuf import Any as AnyMessage
-from containerd_aio.container import STOP_SIGNAL_LABEL, Container, ContainerInfo
+from containerd_aio.container import STOP_SIGNAL_LABEL, Container, ContainerInfo, pack_extensions
 from containerd_aio.errors import ContainerdError, InvalidArgument, NotFound
 from containerd_aio.image import Image
 from containerd_aio.oci import (
@@ -31,6 +31,7 @@ from containerd_aio.oci import (
     with_process_args,
     with_user_namespace,
 )
+from containerd_aio.services._convert import unique_name
 from containerd_aio.services.leases import lease
 from containerd_aio.services.snapshots import DEFAULT_SNAPSHOTTER, SNAPSHOTTER_LABEL, Snapshotter
 
@@ -95,9 +96,7 @@ class ContainerOptions:
             raise InvalidArgument("image_labels and stop_signal are taken from an image, and there is none")
         if self.sandbox:
             check_identifier(self.sandbox, "sandbox id")
-        for name in self.extensions or ():
-            if not name:
-                raise InvalidArgument("the name of an extension is empty")
+        pack_extensions(self.extensions or {})
 
     def _check_snapshot(self) -> None:
         about_new = self.new_snapshot is not None or self.view or self.id_map or self.snapshot_labels
@@ -202,14 +201,6 @@ def _pack_runtime_options(options: RuncOptions | Message | None) -> AnyMessage |
     return typeurl.pack(options.raw if isinstance(options, RuncOptions) else options)
 
 
-def pack_extensions(extensions: Mapping[str, Message]) -> dict[str, AnyMessage]:
-    """Return extensions as containerd keeps them; what is packed already stays as it is."""
-    return {
-        name: value if isinstance(value, AnyMessage) else typeurl.pack(value)
-        for name, value in extensions.items()
-    }
-
-
 async def _forget_container(scope: Scope, container_id: str) -> None:
     with suppress(ContainerdError):
         await scope.services.containers.delete(DeleteContainerRequest(id=container_id))
@@ -225,9 +216,13 @@ async def _generate(
 ) -> Spec:
     @asynccontextmanager
     async def rootfs() -> AsyncIterator[Path]:
-        mounts = await Snapshotter(scope.services, snapshotter).mounts(key)
-        async with temporary_mount(mounts) as path:
-            yield path
+        async with AsyncExitStack() as stack:
+            if not key:
+                assert image is not None
+                passing = f"{container_id}-look-{unique_name()}"
+                await stack.enter_async_context(passing_view(scope, image, snapshotter, passing))
+            mounts = await Snapshotter(scope.services, snapshotter).mounts(key or passing)
+            yield await stack.enter_async_context(temporary_mount(mounts))
 
     opts: list[SpecOpt] = []
     if image is not None:
@@ -241,6 +236,6 @@ async def _generate(
         namespace=scope.namespace,
         version=await scope.core.daemon_version(),
         image_config=await image.config() if image is not None else None,
-        rootfs=rootfs if key else None,
+        rootfs=rootfs if key or image is not None else None,
     )
     return await generate_spec(context, *opts, *options.spec_opts)

@@ -55,10 +55,11 @@ async def new_rootfs(
     if id_map is not None:
         from containerd_aio._remap import maps_ids, remapped_parent
 
-        if await maps_ids(scope.services, snapshotter):
+        # A read-only snapshot may be a bind mount, whose ids no snapshotter maps.
+        if not view and await maps_ids(scope.services, snapshotter):
             all_labels |= id_map.labels
         else:
-            parent = await remapped_parent(snapshots, parent, id_map)
+            parent = await remapped_parent(scope.services, snapshots, parent, id_map)
     make = snapshots.view if view else snapshots.prepare
     try:
         await make(key, parent, labels=all_labels)
@@ -71,9 +72,22 @@ async def new_rootfs(
     try:
         yield
     except BaseException:
-        with anyio.move_on_after(_UNDO_TIMEOUT, shield=True):
-            try:
-                await snapshots.remove(key)
-            except ContainerdError as exc:
-                _log.debug("snapshot not removed", key=key, error=str(exc))
+        await _remove(snapshots, key)
         raise
+
+
+@asynccontextmanager
+async def passing_view(scope: Scope, image: Image, snapshotter: str, key: str) -> AsyncIterator[None]:
+    """Have a read-only snapshot of an image for the length of the block, to look something up in it."""
+    snapshots = Snapshotter(scope.services, snapshotter)
+    async with new_rootfs(scope, image, snapshotter, key, view=True):
+        yield
+    await _remove(snapshots, key)
+
+
+async def _remove(snapshots: Snapshotter, key: str) -> None:
+    with anyio.move_on_after(_UNDO_TIMEOUT, shield=True):
+        try:
+            await snapshots.remove(key)
+        except ContainerdError as exc:
+            _log.debug("snapshot not removed", key=key, error=str(exc))

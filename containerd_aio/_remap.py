@@ -21,6 +21,7 @@ from containerd_aio._mount import temporary_mount
 from containerd_aio.errors import AlreadyExists, ContainerdError
 from containerd_aio.services._convert import unique_name
 from containerd_aio.services.introspection import SNAPSHOTTER_PLUGIN, Introspection
+from containerd_aio.services.leases import Leases, Resource, lease
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,16 +60,19 @@ def _first(mapping: object) -> int:
     return first
 
 
-async def remapped_parent(snapshotter: Snapshotter, parent: str, id_map: IDMap) -> str:
+async def remapped_parent(services: Services, snapshotter: Snapshotter, parent: str, id_map: IDMap) -> str:
     """Return the committed snapshot with the files of `parent` given to their new owners, made if it is not there.
 
-    It must run under a lease. Root is needed here, and the daemon's files at the paths where the daemon sees them.
+    It is held by the lease in force until a snapshot is made of it. Root is needed here, and the daemon's files at the paths where the daemon sees them.
 
     Raises:
         InvalidArgument: A file belongs to somebody who is not in the map.
         PermissionDenied: This process may not mount, or not give files away.
     """
     key = remapped_key(parent, id_map)
+    async with lease(services) as held:
+        # Before the look: nothing else holds one whose containers are gone.
+        await Leases(services).add_resource(held, Resource(f"snapshots/{snapshotter.name}", key))
     if await snapshotter.exists(key):
         return key
     working = f"{key}-remap-{unique_name()}"  # others may do the same at the same time

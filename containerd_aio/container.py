@@ -222,7 +222,7 @@ class Container:
         *,
         labels: Mapping[str, str | None] | None = None,
         spec: Spec | None = None,
-        extensions: Mapping[str, Message | None] | None = None,
+        extensions: Mapping[str, Message] | None = None,
         image: Image | str | None = None,
         snapshot: str | None = None,
     ) -> ContainerInfo:
@@ -231,7 +231,7 @@ class Container:
         Args:
             labels: New values of labels; None or an empty one removes the label.
             spec: Another OCI spec, for the next task.
-            extensions: New values of extensions; None removes one.
+            extensions: New values of extensions. containerd has no way to remove one.
             image: Another image, or its name.
             snapshot: Key of another snapshot of the same snapshotter.
 
@@ -254,7 +254,8 @@ class Container:
             mask.append("snapshotkey")
             record.snapshot_key = snapshot
         if extensions:
-            mask += await self._update_extensions(record, extensions)
+            record.extensions = pack_extensions(extensions)
+            mask += [f"extensions.{name}" for name in extensions]
         if not mask:
             return await self.info()  # an empty mask would replace everything
         reply = await self._scope.services.containers.update(
@@ -263,27 +264,6 @@ class Container:
         assert reply.container is not None
         self._info = ContainerInfo.from_raw(reply.container)
         return self._info
-
-    async def _update_extensions(
-        self, record: RawContainer, extensions: Mapping[str, Message | None]
-    ) -> list[str]:
-        """Put the changed extensions into `record`, and return the paths of the mask.
-
-        A mask can set a single extension but not remove it; for that, all of them are written.
-        """
-        if "" in extensions:
-            raise InvalidArgument("the name of an extension is empty")
-        changed = {
-            name: value if isinstance(value, AnyMessage) else typeurl.pack(value)
-            for name, value in extensions.items()
-            if value is not None
-        }
-        if len(changed) == len(extensions):
-            record.extensions = changed
-            return [f"extensions.{name}" for name in changed]
-        kept = (await self.info()).raw.extensions
-        record.extensions = {n: v for n, v in kept.items() if n not in extensions} | changed
-        return ["extensions"]
 
     async def new_task(
         self,
@@ -426,6 +406,20 @@ class Container:
             await task.delete(kill=True)
         with suppress(NotFound):
             await self.delete()
+
+
+def pack_extensions(extensions: Mapping[str, Message]) -> dict[str, AnyMessage]:
+    """Return extensions as containerd keeps them; what is packed already stays as it is.
+
+    Raises:
+        InvalidArgument: A name is empty.
+    """
+    if "" in extensions:
+        raise InvalidArgument("the name of an extension is empty")
+    return {
+        name: value if isinstance(value, AnyMessage) else typeurl.pack(value)
+        for name, value in extensions.items()
+    }
 
 
 async def _get(scope: Scope, container_id: str) -> ContainerInfo:
