@@ -42,6 +42,9 @@ class Questions:
     Args:
         turn: The turn of the registry.
         deadlines: Where retries are kept.
+
+    Attributes:
+        connected_since: Since when questions can be put; None while they can't.
     """
 
     def __init__(self, turn: Turn, deadlines: Deadlines[Due]) -> None:
@@ -49,7 +52,7 @@ class Questions:
         self._deadlines = deadlines
         self._queue: deque[ProcessRecord] = deque()
         self._outstanding = 0
-        self._connected = True
+        self.connected_since: float | None = turn.now
 
     def ask(self, process: ProcessRecord, *, delay: float = 0.0, tell: bool = False) -> None:
         """Ask about `process` if its exit is not known; only an answer to a question put from now on settles it.
@@ -92,7 +95,7 @@ class Questions:
     def send(self, process: ProcessRecord) -> None:
         """Put the question now, or as soon as one of those on their way is answered."""
         question = process.question
-        if question is None or question.sent or not self._connected:
+        if question is None or question.sent or self.connected_since is None:
             return
         self._deadlines.clear(("ask", process))
         question.sent = True
@@ -118,14 +121,14 @@ class Questions:
                 self._outstanding += 1
                 self._turn.effects.append(Confirm(waiting))
 
-    def disconnected(self) -> None:
-        """Put no questions until `connected`: what they ask will be compared anyway when the connection is back."""
-        self._connected = False
+    def disconnect(self) -> None:
+        """Put no questions until `connect`: what they ask will be compared anyway when the connection is back."""
+        self.connected_since = None
         for process in self._queue:
             if process.question is not None:
                 process.question.sent = False
         self._queue.clear()
 
-    def connected(self) -> None:
+    def connect(self) -> None:
         """Put questions again."""
-        self._connected = True
+        self.connected_since = self._turn.now

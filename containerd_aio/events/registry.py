@@ -268,7 +268,7 @@ class Registry:
 
     def disconnected(self) -> None:
         """Take it that the daemon can't be heard: nothing is asked until it is `listed` again."""
-        self._questions.disconnected()
+        self._questions.disconnect()
 
     def listed(
         self, states: Iterable[TaskState], *, as_of: int, now: float, tell: bool = False
@@ -286,7 +286,7 @@ class Registry:
         """
         self._turn.begin(now)
         self._listed = as_of
-        self._questions.connected()
+        self._questions.connect()
         clear = {id(self._answers.observe(s, as_of, tell=tell)) for s in states if not s.unclear}
         for incarnation in list(self._memory.open):
             if incarnation.init.fallback is not None:

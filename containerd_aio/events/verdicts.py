@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 DELETE_GRACE = 0.25  # 1.7 and 2.x may send TaskExit after TaskDelete
 MISSING_GRACE = 0.5  # the exit may be among the events that were read already
 EXEC_GRACE = 1.0  # the exit of an exec may follow init's
+EXEC_QUESTION = 0.25  # before the daemon is asked for it
+EXEC_LIMIT = 10.0  # until its answer, while it can be reached
 OOM_LIMIT = 1.0  # Tasks.Metrics on a stopped task
 # Seconds after an exit in which an OOM report may be about the one that died, though its successor is there.
 LATE_OOM = 2.0
@@ -98,12 +100,18 @@ class Verdicts:
             self.accept(process, credible)
         elif process.fallback is None:
             process.tell = tell
-            self.fall_back(process, _lost_exit(process, "missing"), MISSING_GRACE)
+            orphaned = process.exec_id and process.incarnation.init.accepted is not None
+            source: ExitSource = "exec-orphaned" if orphaned else "missing"
+            self.fall_back(process, _lost_exit(process, source), MISSING_GRACE)
 
     def lives(self, process: ProcessRecord, as_of: int) -> None:
         """Take it that `process` had not ended at `as_of`: exits that came before are not its own, unless it lags."""
         fallback = process.fallback
-        if fallback is not None and fallback.source == "missing" and as_of >= process.fallback_since:
+        if (
+            fallback is not None
+            and fallback.source in {"missing", "exec-orphaned"}
+            and as_of >= process.fallback_since
+        ):
             self._clear_fallback(process)
         for doubt in process.doubts:
             doubt.denied = doubt.denied or doubt.since <= as_of
@@ -147,14 +155,23 @@ class Verdicts:
         self.accept(process, status)
 
     def expect_execs(self, incarnation: Incarnation) -> None:
-        """Give the execs of a closed incarnation a grace for exits of their own."""
-        if any(e.accepted is None for e in incarnation.execs.values()):
-            self._deadlines.set(("execs", incarnation.init), self._turn.now + EXEC_GRACE)
-
-    def execs_due(self, incarnation: Incarnation) -> None:
-        """Let that grace end: with init dead no exec lives."""
+        """Give the execs of a closed incarnation a grace for exits of their own, and ask for those that don't come."""
         for process in incarnation.execs.values():
             if process.accepted is None:
+                self._questions.ask(process, delay=EXEC_QUESTION)
+                self._deadlines.set(("execs", incarnation.init), self._turn.now + EXEC_GRACE)
+
+    def execs_due(self, incarnation: Incarnation) -> None:
+        """Let that grace end: with init dead no exec lives, and only the daemon may still know how it ended."""
+        since = self._questions.connected_since
+        late = since is not None and self._turn.now - max(since, incarnation.closed_at) >= EXEC_LIMIT
+        for process in incarnation.execs.values():
+            if process.accepted is not None:
+                continue
+            if process.fallback is not None or (process.question is not None and not late):
+                self._questions.resume(process)
+                self._deadlines.set(("execs", incarnation.init), self._turn.now + EXEC_GRACE)
+            else:
                 self.accept(process, _most_credible(process) or _lost_exit(process, "exec-orphaned"))
         incarnation.execs = {e: p for e, p in incarnation.execs.items() if p.exit is None}
 

@@ -6,7 +6,8 @@
 Each process writes what it is about to exit with to a file of the host: its own truth, against which `wait()`, the
 reply to the deletion and the state changes are held. Who kills a process behind containerd's back writes its truth for it.
 A code may be unknown only if containerd was away when the process ended: then nobody knows it but the process. The same
-goes for a process whose shim was killed while the way to containerd was broken: containerd tells of its end only once.
+goes for a process that ended while the way to containerd was broken, and whose shim was killed or whose task containerd
+forgot before it could be asked.
 """
 
 from __future__ import annotations
@@ -155,7 +156,7 @@ class Chaos:
             self.report.unknown += status.unknown
             path = self.truth / name
             truth = int(path.read_text()) if path.exists() else None
-            away = self.absences + (self.breaks if name.removesuffix(".exec") in self.shimless else [])
+            away = self.absences + (self.breaks if self.told_once(name.removesuffix(".exec")) else [])
             at = path.stat().st_mtime if truth is not None else 0
             if wrong := judge(
                 status, truth, any(since - SLACK <= at <= until + SLACK for since, until in away)
@@ -164,6 +165,11 @@ class Chaos:
             told = [c.exit_status for c in self.told.get(name, ()) if c.state == "exit"]
             if not name.endswith(".exec") and name not in self.doubtful and told != [status]:
                 self.report.wrong.append(f"{name}: told {status}, by state changes {told}")
+
+    def told_once(self, container: str) -> bool:
+        """Tell whether nobody could be asked any more how a container and its exec ended."""
+        status = self.statuses.get(container)
+        return container in self.shimless or (status is not None and status.unknown)
 
     async def tell(self, change: StateChange) -> None:
         """Note a state change."""

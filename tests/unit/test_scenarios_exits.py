@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
@@ -15,6 +17,7 @@ from containerd_aio import (
     Event,
     Gap,
     NotFound,
+    Process,
     TaskExit,
     Unknown,
     stdio,
@@ -22,7 +25,7 @@ from containerd_aio import (
 from containerd_aio.api.containerd import events as wire
 from containerd_aio.api.containerd.v1.types import Status
 from containerd_aio.testing import Fate
-from tests.unit.fake_support import RUNS, SPEC, exits, until, world
+from tests.unit.fake_support import RUNS, SPEC, World, exits, until, world
 
 looptime = pytest.mark.looptime
 RELEASES = pytest.mark.parametrize("release", ["1.6", "1.7", "2.1"])
@@ -395,8 +398,8 @@ async def test_E09_S24_the_exit_of_an_exec_comes_after_inits() -> None:
         assert (status.code, status.source) == (137, "event")
 
 
-@looptime
-async def test_E09_S24_the_exit_of_an_exec_never_comes() -> None:
+@asynccontextmanager
+async def _exec_whose_exit_is_lost() -> AsyncIterator[tuple[World, Process]]:
     async with world() as w:
         task = await w.running()
         w.fake.script("c1", RUNS, exec_id="e1")
@@ -405,8 +408,33 @@ async def test_E09_S24_the_exit_of_an_exec_never_comes() -> None:
         w.fake.swallow_events('topic=="/tasks/exit"', times=1)
         w.fake.exit("c1", 1)
         assert (await task.wait(timeout=10)).code == 1
+        yield w, process
+
+
+@looptime
+async def test_E09_E10_S24_the_exit_of_an_exec_never_comes_and_the_daemon_knows_it() -> None:
+    async with _exec_whose_exit_is_lost() as (_, process):
         status = await process.wait(timeout=10)
+        assert (status.code, status.unknown, status.source) == (137, False, "get")
+
+
+@looptime
+async def test_E09_S24_the_exit_of_an_exec_never_comes_and_nobody_knows_it() -> None:
+    async with _exec_whose_exit_is_lost() as (w, process):
+        w.fake.fail("Tasks/Get", "UNKNOWN", "ttrpc: closed", times=None)
+        status = await process.wait(timeout=20)
         assert (status.code, status.unknown, status.source) == (255, True, "exec-orphaned")
+
+
+@looptime
+async def test_E09_E10_S24_the_exit_of_an_exec_never_comes_and_the_daemon_is_away_for_long() -> None:
+    async with _exec_whose_exit_is_lost() as (w, process):
+        with w.fake.fail("Events/Subscribe", "UNAVAILABLE", "not now", times=None):
+            await w.fake.drop_connections()
+            with pytest.raises(DeadlineExceeded):
+                await process.wait(timeout=30)
+        status = await process.wait(timeout=30)
+        assert (status.code, status.unknown, status.source) == (137, False, "get")
 
 
 async def test_E17_S25_an_exec_that_cannot_be_started_has_no_exit() -> None:
