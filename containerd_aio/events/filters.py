@@ -99,6 +99,9 @@ class Filter:
         return f"Filter({self.text!r})"
 
 
+_OUTER_PATHS = {("namespace",), ("topic",)}
+
+
 class FilterSet:
     """Several filters, of which one is enough; none at all lets everything through.
 
@@ -106,10 +109,12 @@ class FilterSet:
         filters: The filters.
     """
 
-    __slots__ = ("filters", "matches")
+    __slots__ = ("filters", "matches", "may_match")
 
     matches: Match
     """``matches(item)``: tell whether containerd would let `item` through."""
+    may_match: Match
+    """``may_match(item)``: the same as far as namespace and topic tell, whatever else is asked for."""
 
     def __init__(self, texts: Iterable[str] = ()) -> None:
         """Read the filters.
@@ -121,6 +126,10 @@ class FilterSet:
             raise InvalidArgument(f"give a list of filters, not one string: [{texts!r}]")
         self.filters = tuple(Filter(text) for text in texts)
         self.matches = _any_of([f._match for f in self.filters])  # noqa: SLF001 - one module, two classes
+        outer = [[s for s in f.selectors if s.path in _OUTER_PATHS] for f in self.filters]
+        self.may_match = _any_of(
+            [_compile(f.text, selectors) for f, selectors in zip(self.filters, outer, strict=True)]
+        )
 
     def __repr__(self) -> str:
         return f"FilterSet({[f.text for f in self.filters]!r})"

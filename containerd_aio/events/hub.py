@@ -24,13 +24,14 @@ from containerd_aio.errors import (
     Unknown,
 )
 from containerd_aio.events.audit import Audit
-from containerd_aio.events.decode import EnvelopeView, decode_envelope
+from containerd_aio.events.decode import MAX_ROUTES, EnvelopeView, Route, decode_envelope, route_of
 from containerd_aio.events.effects import CheckOOM, Confirm, Decided, Effect, Synthesised
 from containerd_aio.events.inquiry import Inquiry
 from containerd_aio.events.labels import LabelCache
 from containerd_aio.events.model import Event, Gap
 from containerd_aio.events.records import Incarnation, ProcessRecord
 from containerd_aio.events.registry import Registry
+from containerd_aio.events.sentinel import TOPIC as SENTINEL_TOPIC
 from containerd_aio.events.sentinel import Sentinels
 from containerd_aio.events.status import Statistics, StatusLog
 from containerd_aio.events.stream import Envelopes, subscribe
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
 STABLE_AFTER = 5.0
 # Seconds that a clock may be short of what was slept.
 RESOLUTION = 0.001
+# Beginnings of the topics that the core itself listens to.
+_OURS = ("/tasks/", "/containers/", SENTINEL_TOPIC)
 
 _log = get_logger(__name__)
 
@@ -102,6 +105,7 @@ class EventHub:
             self._audit = Audit(self.registry, self._inquiry, self._carry_out, interval=audit)
         self.labels = LabelCache(connections, self._spawn)
         self._subscribers: set[Subscription] = set()
+        self._wanted: dict[Route, bool] = {}
         self._observers: tuple[Observer, ...] = ()
         self._waiters: dict[ProcessRecord, anyio.Event] = {}
         self._buffer: list[EnvelopeView] | None = None
@@ -239,6 +243,10 @@ class EventHub:
     # --- what arrives -------------------------------------------------------------------------------------------------
 
     def _take(self, data: bytes) -> None:
+        route = route_of(data)
+        if route is not None and not self._wants(route):
+            self._events += 1
+            return
         try:
             view = decode_envelope(data)
         except ValueError as exc:
@@ -251,6 +259,17 @@ class EventHub:
             self._buffer.append(view)
         else:
             self._dispatch(view)
+
+    def _wants(self, route: Route) -> bool:
+        """Tell whether anybody here wants events of this namespace and topic; remembered until others are here."""
+        wanted = self._wanted.get(route)
+        if wanted is None:
+            if len(self._wanted) >= MAX_ROUTES:
+                self._wanted.clear()
+            view = EnvelopeView(*route)
+            wanted = view.topic.startswith(_OURS) or any(s.may_want(view) for s in self._subscribers)
+            self._wanted[route] = wanted
+        return wanted
 
     def _dispatch(self, view: EnvelopeView) -> None:
         self._events += 1
@@ -378,10 +397,12 @@ class EventHub:
     def attach(self, subscription: Subscription) -> None:
         """Begin to hand events to `subscription`."""
         self._subscribers.add(subscription)
+        self._wanted.clear()
 
     def detach(self, subscription: Subscription) -> None:
         """Stop handing events to `subscription`."""
         self._subscribers.discard(subscription)
+        self._wanted.clear()
 
     def observe(self, observer: Observer) -> None:
         """Tell `observer` everything that follows from evidence, in order, beginning now."""

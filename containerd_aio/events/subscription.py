@@ -160,6 +160,12 @@ class Subscription:
 
     # --- for the hub --------------------------------------------------------------------------------------------------
 
+    def may_want(self, route: EnvelopeView) -> bool:
+        """Tell whether events of this namespace and topic are to be offered."""
+        if self._namespace is not None and route.namespace != self._namespace:
+            return False
+        return self._filter is None or self._filter.may_match(route)
+
     def offer(self, item: _Item) -> None:
         """Take an event from the hub, if it matches."""
         if self._namespace is not None and item.namespace != self._namespace:
