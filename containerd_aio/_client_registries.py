@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from containerd_aio.distribution.hosts import HostsFunction
     from containerd_aio.distribution.keychain import Credentials, Keychain
     from containerd_aio.distribution.progress import ProgressCallback
+    from containerd_aio.distribution.remote import Via
     from containerd_aio.image import Image
     from containerd_aio.services.descriptor import Descriptor, Platform
 
@@ -39,6 +40,7 @@ class RegistryVerbs(ClientBase):
         limits: FetchLimits | None = None,
         handler: Callable[[Descriptor], Awaitable[object]] | None = None,
         progress: ProgressCallback | None = None,
+        via: Via = "auto",
     ) -> Image:
         """Pull an image from a registry: fetch it, unpack it, and give it its name (Go: ``Client.Pull``).
 
@@ -62,6 +64,9 @@ class RegistryVerbs(ClientBase):
             limits: How much is done at the same time.
             handler: Awaited with each object before it is fetched.
             progress: Called with each step; a `distribution.progress.Progress` can be iterated.
+            via: Who moves the bytes: ``client``, this process; ``daemon``, containerd with its own settings for
+                registries (1.7 and later); ``auto``, the daemon where it can and nothing is asked for, or set up on this
+                machine, that it does not know of.
 
         Raises:
             NotFound: There is no such image, or it has nothing for the platform.
@@ -70,6 +75,7 @@ class RegistryVerbs(ClientBase):
             ResourceExhausted: The registry asks for more patience than there is.
             Unavailable: The registry or the daemon cannot be reached.
             DataLoss: What was sent is not what was announced.
+            Unimplemented: The daemon is to do it, and has no transfer service (containerd 1.6).
             InvalidArgument: An argument, or a file with hosts or credentials, is malformed.
         """
         from containerd_aio.distribution.remote import Remote, pull_image
@@ -87,6 +93,7 @@ class RegistryVerbs(ClientBase):
             limits=limits,
             handler=handler,
             progress=progress,
+            via=via,
         )
         return Image(self.services, record, platform=chosen)
 

@@ -5,14 +5,19 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
+from containerd_aio._log import get_logger
 from containerd_aio.distribution._selection import PlatformChoice, chosen, matcher
 from containerd_aio.distribution.fetch import FetchLimits
+from containerd_aio.distribution.hosts import configured_hosts, default_host
+from containerd_aio.distribution.keychain import keychain_of
 from containerd_aio.distribution.platforms import default_platform, match_any, match_only
-from containerd_aio.distribution.progress import silent
+from containerd_aio.distribution.progress import Action, ProgressEvent, silent
 from containerd_aio.distribution.pull import PullOptions, pull
 from containerd_aio.distribution.reference import Reference, parse_familiar
+from containerd_aio.distribution.transfer import offers_transfer
+from containerd_aio.errors import InvalidArgument, Unimplemented, Unknown
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
@@ -26,6 +31,10 @@ if TYPE_CHECKING:
     from containerd_aio.services.descriptor import Descriptor, Platform
     from containerd_aio.services.images import ImageRecord
     from containerd_aio.services.stubs import Services
+
+
+Via = Literal["auto", "client", "daemon"]
+"""Who moves the bytes of a pull."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +66,19 @@ class Remote:
         """
         return parse_familiar(self.name)
 
+    def only_here(self) -> dict[str, object]:
+        """Return what of it only this process can do; the daemon has its own settings for that."""
+        return {"hosts": self.hosts is not None, "retries": self.retries}
+
+    def is_configured(self) -> bool:
+        """Tell whether caller or machine have settings for the registry."""
+        registry = self.reference.registry
+        return (
+            self.plain_http
+            or self.hosts_dir is not None
+            or configured_hosts(registry) != [default_host(registry)]
+        )
+
     @asynccontextmanager
     async def open(self) -> AsyncGenerator[Registry, None]:
         """Give the registry, open."""
@@ -86,6 +108,7 @@ async def pull_image(
     limits: FetchLimits | None = None,
     handler: Callable[[Descriptor], Awaitable[object]] | None = None,
     progress: ProgressCallback | None = None,
+    via: Via = "auto",
 ) -> tuple[ImageRecord, Platform]:
     """Pull an image; see `Client.pull`. Returns the record, and the platform it is for."""
     run_on = next(iter(chosen(platform)), default_platform())
@@ -101,8 +124,51 @@ async def pull_image(
         handler=handler,
         progress=progress or silent,
     )
+    asked = {
+        "all_metadata": all_metadata,
+        "discard_layers": discard_layers,
+        "limits": limits,
+        "handler": handler,
+    }
+    ours = [name for name, value in (asked | remote.only_here()).items() if value]
+    if via not in {"auto", "client", "daemon"}:
+        raise InvalidArgument(f"via is {via!r}; expected 'auto', 'client' or 'daemon'")
+    if via == "daemon" and ours:
+        raise InvalidArgument(f"a daemon cannot pull with {', '.join(ours)}: leave it out, or via='client'")
+    special = bool(
+        ours or remote.is_configured() or (unpack and (platform is not None or snapshotter is not None))
+    )
+    if via == "daemon" or (via == "auto" and not special and await offers_transfer(services)):
+        try:
+            return await _pull_by_daemon(services, remote, platform, options), run_on
+        except (Unimplemented, InvalidArgument, Unknown) as exc:
+            if via == "daemon":
+                raise
+            # It is set up for another snapshotter, or cannot speak to that registry (1.7 knows no plain HTTP).
+            get_logger(__name__).info("not pulled by the daemon", image=remote.name, error=str(exc))
     async with remote.open() as registry:
         return await pull(services, registry, remote.reference, options), run_on
+
+
+async def _pull_by_daemon(
+    services: Services, remote: Remote, platform: Platform | str | None, options: PullOptions
+) -> ImageRecord:
+    from containerd_aio.distribution.transfer import RegistryOptions, pull_by_daemon
+
+    keychain = keychain_of(remote.keychain, remote.reference.registry)
+    hosts_dir = None if remote.hosts_dir is None else str(remote.hosts_dir)
+    record = await pull_by_daemon(
+        services,
+        remote.name,
+        platform=platform,
+        unpack=options.unpack,
+        snapshotter=options.snapshotter,
+        labels=options.labels,
+        registry=RegistryOptions(keychain=keychain, hosts_dir=hosts_dir, plain_http=remote.plain_http),
+        progress=options.progress,
+    )
+    options.progress(ProgressEvent(Action.DONE, record.name, target=record.target))
+    return record
 
 
 async def fetch_image(

@@ -21,7 +21,15 @@ from containerd_aio.distribution import _leases
 from containerd_aio.distribution.fetch import FetchLimits
 from containerd_aio.distribution.hosts import RegistryHost
 from containerd_aio.distribution.progress import Action, Progress, ProgressEvent
-from containerd_aio.errors import ContainerdError, DataLoss, InvalidArgument, NotFound, Unavailable
+from containerd_aio.errors import (
+    ContainerdError,
+    DataLoss,
+    InvalidArgument,
+    NotFound,
+    Unavailable,
+    Unimplemented,
+    Unknown,
+)
 from containerd_aio.services.content import ContentStore
 from containerd_aio.services.leases import Leases
 from containerd_aio.services.snapshots import Snapshotter
@@ -79,7 +87,7 @@ async def complete(client: Client, name: str) -> None:
     "seed:containerd.Client.Pull", "seed:containerd.WithPullUnpack", "go:TestImagePullWithDistSourceLabel"
 )
 async def test_an_image_is_pulled_and_unpacked_and_survives_a_collection(client: Client, pushed: str) -> None:
-    image = await client.pull(pushed, keychain=ANONYMOUS)
+    image = await client.pull(pushed, via="client", keychain=ANONYMOUS)
     assert image.name == pushed
     await complete(client, pushed)
     found = await digests(client)
@@ -96,24 +104,53 @@ async def test_an_image_is_pulled_and_unpacked_and_survives_a_collection(client:
 
 
 async def test_pulling_again_fetches_nothing_and_changes_nothing(client: Client, pushed: str) -> None:
-    first = await client.pull(pushed, keychain=ANONYMOUS, labels={"a": "1"})
+    first = await client.pull(pushed, via="client", keychain=ANONYMOUS, labels={"a": "1"})
     events: list[ProgressEvent] = []
-    again = await client.pull(pushed, keychain=ANONYMOUS, progress=events.append)
+    again = await client.pull(pushed, via="client", keychain=ANONYMOUS, progress=events.append)
     assert again.target == first.target
     assert again.labels == {"a": "1"}
     assert Action.DOWNLOADING not in {event.action for event in events}
     await complete(client, pushed)
 
 
+@pytest.mark.parametrize("via", ["auto", "daemon"])
+async def test_the_daemon_pulls_where_it_can(
+    client: Client, pushed: str, containerd_version: str, via: Any
+) -> None:
+    events: list[ProgressEvent] = []
+    if via == "daemon" and containerd_version != "2.1":  # 1.7 would have to be configured for plain HTTP
+        with pytest.raises(Unimplemented if containerd_version == "1.6" else Unknown):
+            await client.pull(pushed, keychain=ANONYMOUS, via=via)
+        return
+    image = await client.pull(pushed, keychain=ANONYMOUS, via=via, progress=events.append)
+    assert image.name == pushed
+    assert events[-1] == ProgressEvent(Action.DONE, pushed, target=image.target)
+    by_daemon = not any(event.action is Action.RESOLVED for event in events)
+    assert by_daemon == (containerd_version == "2.1")
+    await complete(client, pushed)
+
+
+async def test_what_only_this_process_can_do_is_not_asked_of_the_daemon(client: Client, pushed: str) -> None:
+    with pytest.raises(InvalidArgument, match="a daemon cannot pull with all_metadata, discard_layers"):
+        await client.pull(pushed, all_metadata=True, discard_layers=True, via="daemon")
+    with pytest.raises(InvalidArgument, match="via is 'ship'"):
+        await client.pull(pushed, via="ship")  # type: ignore[arg-type]
+    await client.pull(pushed, discard_layers=True, keychain=ANONYMOUS)
+    await collect_garbage(client.services)
+    assert len(await digests(client)) == 5 - 2
+
+
 @pytest.mark.shows("seed:containerd.WithPullSnapshotter")
 async def test_another_platform_into_another_snapshotter(client: Client, pushed: str) -> None:
-    image = await client.pull(pushed, platform="linux/s390x", snapshotter="native", keychain=ANONYMOUS)
+    image = await client.pull(
+        pushed, via="client", platform="linux/s390x", snapshotter="native", keychain=ANONYMOUS
+    )
     assert str(image.platform) == "linux/s390x"
     assert (await image.config())["architecture"] == "s390x"
     assert await image.is_unpacked("native")
     assert not await image.is_unpacked("overlayfs")
     with pytest.raises(NotFound, match="linux/amd64, linux/arm64, linux/s390x"):
-        await client.pull(pushed, platform="linux/riscv64", keychain=ANONYMOUS)
+        await client.pull(pushed, via="client", platform="linux/riscv64", keychain=ANONYMOUS)
 
 
 async def test_fetching_some_platforms_all_or_only_their_metadata(client: Client, pushed: str) -> None:
@@ -125,17 +162,17 @@ async def test_fetching_some_platforms_all_or_only_their_metadata(client: Client
     with pytest.raises(InvalidArgument, match="not both"):
         await client.fetch(pushed, platform="linux/amd64", all_platforms=True, keychain=ANONYMOUS)
     await (await client.image(pushed)).delete(sync=True)
-    await client.pull(pushed, all_metadata=True, keychain=ANONYMOUS)
+    await client.pull(pushed, via="client", all_metadata=True, keychain=ANONYMOUS)
     assert len(await digests(client)) == 1 + 3 * 2 + 2
 
 
 async def test_without_the_packed_layers(client: Client, pushed: str) -> None:
-    image = await client.pull(pushed, discard_layers=True, keychain=ANONYMOUS)
+    image = await client.pull(pushed, via="client", discard_layers=True, keychain=ANONYMOUS)
     await collect_garbage(client.services)
     assert await image.is_unpacked()
     assert len(await digests(client)) == 3
     # What is unpacked is not fetched again.
-    await client.pull(pushed, discard_layers=True, keychain=ANONYMOUS)
+    await client.pull(pushed, via="client", discard_layers=True, keychain=ANONYMOUS)
     await collect_garbage(client.services)
     assert len(await digests(client)) == 3
     with pytest.raises(NotFound, match="cannot be pushed"):
@@ -160,7 +197,7 @@ async def test_handlers_and_progress_see_every_object(client: Client, pushed: st
     async with anyio.create_task_group() as tasks:
         async with Progress() as progress:
             tasks.start_soon(watch, progress)
-            await client.pull(pushed, keychain=ANONYMOUS, handler=handler, progress=progress)
+            await client.pull(pushed, via="client", keychain=ANONYMOUS, handler=handler, progress=progress)
     assert set(seen) == set(await digests(client))
     assert last.keys() == {pushed, *seen}
     assert last == progress.state
@@ -172,7 +209,7 @@ async def test_ctr_uses_what_was_pulled_and_the_other_way_round(
     client: Client, daemon: Daemon, pushed: str, ctr_binary: str
 ) -> None:
     base = [ctr_binary, "-a", daemon.address, "-n", client.namespace]
-    image = await client.pull(pushed, keychain=ANONYMOUS)
+    image = await client.pull(pushed, via="client", keychain=ANONYMOUS)
     listed = (await anyio.run_process([*base, "images", "check"])).stdout.decode()
     assert "complete (3/3)" in listed
     await image.delete(sync=True)
@@ -182,7 +219,7 @@ async def test_ctr_uses_what_was_pulled_and_the_other_way_round(
     assert await theirs.is_unpacked()
     assert await digests(client)
     events: list[ProgressEvent] = []
-    await client.pull(pushed, keychain=ANONYMOUS, progress=events.append)
+    await client.pull(pushed, via="client", keychain=ANONYMOUS, progress=events.append)
     assert Action.DOWNLOADING not in {event.action for event in events}
 
 
