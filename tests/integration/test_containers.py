@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,6 +41,13 @@ async def output(container: Container) -> tuple[int, str]:
         await task.delete()
         assert task.captured is not None
         return status.code, (task.captured.stdout + task.captured.stderr).decode().strip()
+
+
+@pytest.fixture
+async def held(client: Client) -> AsyncIterator[None]:
+    """A lease: snapshots that no container has are there until the end."""
+    async with client.lease():
+        yield
 
 
 @pytest.fixture
@@ -91,6 +99,7 @@ async def labelled(client: Client, tmp_path: Path) -> str:
     "seed:containerd.WithSnapshotCleanup",
     "seed:containerd.DeleteOpts",
 )
+@pytest.mark.usefixtures("held")
 async def test_a_record_is_made_found_and_deleted(client: Client, containerd_version: str) -> None:
     assert await client.containers() == []
     before = datetime.now(UTC) - timedelta(seconds=1)
@@ -137,6 +146,7 @@ async def test_a_record_is_made_found_and_deleted(client: Client, containerd_ver
     "go:TestContainerExtensions",
     "seed:containerd.Container.SetLabels",
 )
+@pytest.mark.usefixtures("held")
 async def test_a_record_is_changed_in_parts(client: Client) -> None:
     packed = typeurl.pack({"a": [1]}, "example.com/config")
     container = await client.new_container(
