@@ -42,9 +42,11 @@ class BalancedWrapper(Wrapper):
         return self._error
 
     def __enter__(self) -> None:
-        super().__enter__()
+        if self._error is not None:
+            raise self._error
         task = asyncio.current_task()
         assert task is not None
+        self._tasks.add(task)
         self._accounts[task] = (task.cancelling(), 0)
 
     def cancel(self, error: Exception) -> None:

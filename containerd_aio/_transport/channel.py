@@ -17,8 +17,9 @@ from grpclib.client import Handler
 from grpclib.client import Stream as _GrpclibStream
 from grpclib.config import Configuration
 from grpclib.const import Cardinality, Status
+from grpclib.encoding.base import GRPC_CONTENT_TYPE
 from grpclib.exceptions import GRPCError, ProtocolError, StreamTerminatedError
-from grpclib.metadata import Deadline
+from grpclib.metadata import USER_AGENT, Deadline, encode_metadata, encode_timeout
 from h2.events import RemoteSettingsChanged
 from h2.exceptions import H2Error
 from multidict import MultiDict
@@ -63,6 +64,9 @@ _CONNECTION_WINDOW = 64 << 20
 
 # h2 looks at every open stream for each new one; more than this at once only makes all of them slower.
 _CONCURRENT_CALLS = 64
+
+
+_FIXED_HEADERS = (("te", "trailers"), ("content-type", GRPC_CONTENT_TYPE), ("user-agent", USER_AGENT))
 
 
 class Call:
@@ -162,13 +166,39 @@ class Stream(_GrpclibStream[Any, Any]):
         missing = self._channel.missing(self._method_name)
         if missing is not None:
             raise Unimplemented(explain(missing, self._channel.address.text))
-        await super().send_request(end=end)
-        connection = self._stream.connection
+        if self._send_request_done or (end and not self._cardinality.client_streaming):
+            raise ProtocolError("the request was sent already, or ends without the message it needs")
+        with self._wrapper:
+            protocol = await self._channel.__connect__()
+            connection = protocol.processor.connection
+            self._stream = connection.create_stream(wrapper=self._wrapper)
+            self._release_stream = cast(
+                "Any",
+                await self._stream.send_request(
+                    self._request_headers(), end_stream=end, _processor=protocol.processor
+                ),
+            )
+        self._send_request_done = True
+        self._end_done = end
         self._wrapper.settled = self._is_over
         self._receiver = Receiver(
             self._stream, window=_STREAM_WINDOW, limit=MAX_MESSAGE, write=connection._transport.write
         )
         self._stream.buffer = cast("Any", self._receiver)
+
+    def _request_headers(self) -> list[tuple[str, str]]:
+        channel = self._channel
+        headers = [
+            (":method", "POST"),
+            (":scheme", channel._scheme),
+            (":path", self._method_name),
+            (":authority", channel._authority),
+        ]
+        if self._deadline is not None:
+            headers.append(("grpc-timeout", encode_timeout(self._deadline.time_remaining())))
+        headers += _FIXED_HEADERS
+        headers += encode_metadata(self._metadata)
+        return headers
 
     def _is_over(self) -> bool:
         """Tell whether the daemon has ended the call: its status is here."""

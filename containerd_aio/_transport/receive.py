@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from grpclib.protocol import H2Protocol
 
+from containerd_aio._transport.headers import HeaderEncoder, StreamCount
 from containerd_aio._transport.send import write_vector
 from containerd_aio.errors import Internal, ResourceExhausted
 
@@ -196,6 +197,7 @@ class GatheringTransport:
         self._transport = transport
         self._loop = asyncio.get_running_loop()
         self._pieces: list[bytes] = []
+        self._flushes = False
         # Where bytes may go past asyncio, which copies what the socket does not take at once: not through TLS.
         socket = transport.get_extra_info("socket")
         plain = socket is not None and transport.get_extra_info("ssl_object") is None
@@ -205,12 +207,20 @@ class GatheringTransport:
 
     def write(self, data: bytes) -> None:
         """Send `data`, at the latest when the event loop comes round."""
-        if not self._pieces:
+        self._pieces.append(data)
+        if not self._flushes:
+            self._flushes = True
             self._loop.call_soon(self.flush)
+
+    def write_soon(self, data: bytes) -> None:
+        """Send `data` a turn of the event loop later than `write`: with what who is woken in this one writes."""
+        if not self._pieces:
+            self._loop.call_soon(self._loop.call_soon, self.flush)
         self._pieces.append(data)
 
     def flush(self) -> None:
         """Send what was written so far."""
+        self._flushes = False
         if self._pieces:
             pieces, self._pieces = self._pieces, []
             self._transport.write(b"".join(pieces))
@@ -250,7 +260,11 @@ class ReceivingProtocol(H2Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin; called by asyncio."""
-        super().connection_made(cast("Any", GatheringTransport(cast("asyncio.Transport", transport))))
+        self._gathering = GatheringTransport(cast("asyncio.Transport", transport))
+        super().connection_made(cast("Any", self._gathering))
+        h2: Any = self.connection._connection
+        h2.encoder = HeaderEncoder()
+        h2._open_streams = StreamCount(h2)
 
     def data_received(self, data: bytes) -> None:
         """Take what the socket delivered; called by asyncio."""
@@ -276,10 +290,15 @@ class ReceivingProtocol(H2Protocol):
         return position + len(rest)
 
     def _take(self, data: bytes, position: int) -> None:
-        """Hand `data` from `position` on to streams and to h2; keep an incomplete frame at its end."""
+        """Hand `data` from `position` on to streams and to h2; keep an incomplete frame at its end.
+
+        What h2 gets, it gets in one go: that it sees headers after the messages behind them is told nobody, since
+        whoever waits for either is woken later.
+        """
         passed = position
         end = len(data)
         streams = self.processor.streams
+        others: list[bytes] = []
         while end - position >= _FRAME_HEADER:
             size = int.from_bytes(data[position : position + 3], "big")
             if size > _MAX_FRAME:
@@ -288,23 +307,28 @@ class ReceivingProtocol(H2Protocol):
             stop = position + _FRAME_HEADER + size
             if stop > end:
                 break
-            if data[position + 3] == _DATA and not data[position + 4] & (_PADDED | _END_STREAM):
+            kind, flags = data[position + 3], data[position + 4]
+            if kind == _DATA:
                 stream = streams.get(int.from_bytes(data[position + 5 : position + 9], "big") & 0x7FFFFFFF)
-                if stream is not None and isinstance(stream.buffer, Receiver):
-                    if passed < position:
-                        super().data_received(data[passed:position])
-                    stream.buffer.feed(data, position + _FRAME_HEADER, stop)
+                ours = stream is not None and isinstance(stream.buffer, Receiver)
+                others.append(data[passed:position])
+                if ours and not flags & (_PADDED | _END_STREAM):
+                    cast("Any", stream).buffer.feed(data, position + _FRAME_HEADER, stop)
                     self._unreturned += size
-                    passed = stop
-            elif data[position + 3] == _PING and size == 8 and not data[position + 4] & _ACK:
+                else:  # at once: what it holds must not come after what follows it
+                    others.append(data[position:stop])
+                    super().data_received(b"".join(others))
+                    others = []
+                passed = stop
+            elif kind == _PING and size == 8 and not flags & _ACK:
                 # grpc-go measures the path with a ping for every burst of data it sends.
-                if passed < position:
-                    super().data_received(data[passed:position])
-                self._write(_PING_ACK + data[position + _FRAME_HEADER : stop])
+                others.append(data[passed:position])
+                self._gathering.write_soon(_PING_ACK + data[position + _FRAME_HEADER : stop])
                 passed = stop
             position = stop
-        if passed < position:
-            super().data_received(data[passed:position])
+        others.append(data[passed:position])
+        if rest := b"".join(others):
+            super().data_received(rest)
         self._partial = data[position:]
 
     def _return(self) -> None:

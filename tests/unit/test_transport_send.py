@@ -17,11 +17,13 @@ from grpclib.config import Configuration
 from grpclib.const import Cardinality, Status
 from grpclib.exceptions import GRPCError
 from grpclib.server import Server
+from hpack import Decoder
 from hypothesis import given
 from hypothesis import strategies as st
 
 from containerd_aio._transport.channel import Channel
 from containerd_aio._transport.dial import Address
+from containerd_aio._transport.headers import HeaderEncoder
 from containerd_aio._transport.receive import GatheringTransport, Receiver, ReceivingProtocol
 from containerd_aio._transport.send import _Cutter, write_vector
 from containerd_aio.api.containerd.services.content.v1 import (
@@ -191,6 +193,7 @@ def test_frames_cut_anywhere_by_the_socket(messages: list[bytes], cuts: list[int
     stream.buffer = Receiver(stream, window=1 << 20, limit=1 << 20, write=written.append)
     protocol.processor = SimpleNamespace(streams={1: stream})
     protocol.config = SimpleNamespace(http2_connection_window_size=1 << 30)
+    protocol._gathering = SimpleNamespace(write_soon=written.append)
     protocol.connection = SimpleNamespace(_transport=wire, is_closing=lambda: False)
     data = b""
     for number, message in enumerate(messages):
@@ -205,3 +208,36 @@ def test_frames_cut_anywhere_by_the_socket(messages: list[bytes], cuts: list[int
         turn += 1
     assert stream.buffer.take_all() == messages
     assert [frame[9:] for frame in written] == [n.to_bytes(8, "big") for n in range(len(messages))]
+
+
+# -- headers ----------------------------------------------------------------------------------------------------
+
+_TEXT = st.binary(max_size=300)
+
+
+@given(
+    st.lists(st.lists(st.tuples(_TEXT.filter(bool), _TEXT), max_size=12), max_size=5), st.integers(0, 4096)
+)
+def test_any_hpack_decoder_reads_our_headers(blocks: list[list[tuple[bytes, bytes]]], limit: int) -> None:
+    """Whatever limit it sets for a table that we don't use."""
+    encoder, decoder = HeaderEncoder(), Decoder(max_header_list_size=1 << 20)
+    decoder.max_allowed_table_size = limit
+    for block in blocks:
+        assert [(h[0], h[1]) for h in decoder.decode(encoder.encode(block), raw=True)] == block
+
+
+def test_the_encoder_remembers_only_so_much() -> None:
+    encoder = HeaderEncoder()
+    for number in range(3000):
+        encoder.encode([(b"grpc-timeout", b"%dm" % number)])
+    assert len(encoder._encoded) <= 512
+
+
+async def test_streams_that_were_closed_are_forgotten_in_time(tmp_path: Path) -> None:
+    async with serving(tmp_path / "s", 65_535) as (_, channel):
+        for _ in range(300):
+            async with call(channel) as stream:
+                await stream.send_message(WriteContentRequest(data=b""), end=True)
+                assert [reply.offset async for reply in stream] == [0]
+        assert channel._protocol is not None
+        assert len(channel._protocol.connection._connection.streams) <= 256
