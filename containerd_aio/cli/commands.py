@@ -17,6 +17,8 @@ _MODULES = {
     "demo": "containerd_aio.cli.demo.command",
     "events": "containerd_aio.cli.events",
     "import": "containerd_aio.cli.images",
+    "pull": "containerd_aio.cli.pull",
+    "push": "containerd_aio.cli.push",
     "run": "containerd_aio.cli.run",
     "version": "containerd_aio.cli.version",
 }
