@@ -1,4 +1,4 @@
-"""A server that streams ready-made events as fast as they are read: run as ``python _replay.py SOCKET COUNT``.
+"""A server that streams ready-made events as fast as they are read: run as ``python _replay.py SOCKET COUNT [KIND]``.
 
 It speaks just enough HTTP/2 for one Subscribe call, and sends what containerd sends: one DATA frame per event. The
 frames are made beforehand, so that the server is never what is measured.
@@ -13,29 +13,34 @@ import h2.config
 import h2.connection
 import h2.events
 
-EVENT_BYTES = 220
 _BATCH = 200
 
 
-def event() -> bytes:
-    """Return an envelope with a TaskExit whose ids have 64 characters, as containerd sends it."""
+def event(kind: str) -> bytes:
+    """Return an envelope of some 220 bytes as containerd sends it: an ``exit`` of a task, or of a ``snapshot``."""
     from containerd_aio._transport.codec import encode
-    from containerd_aio.api.containerd.events import TaskExit
+    from containerd_aio.api.containerd.events import SnapshotPrepare, TaskExit
     from containerd_aio.api.containerd.types import Envelope
     from containerd_aio.api.google.protobuf import Any, Timestamp
 
     at = Timestamp(seconds=1_795_370_661, nanos=123_456_789)
-    exit_ = TaskExit(container_id="c" * 64, id="c" * 64, pid=12345, exit_status=137, exited_at=at)
-    payload = Any(type_url="containerd.events.TaskExit", value=encode(exit_))
-    return encode(Envelope(timestamp=at, namespace="default", topic="/tasks/exit", event=payload))
+    message: Any
+    if kind == "exit":
+        topic = "/tasks/exit"
+        message = TaskExit(container_id="c" * 64, id="c" * 64, pid=12345, exit_status=137, exited_at=at)
+    else:
+        topic = "/snapshot/prepare"
+        message = SnapshotPrepare(key="c" * 64, parent=f"sha256:{'d' * 64}", snapshotter="overlayfs")
+    payload = Any(type_url=f"containerd.events.{type(message).__name__}", value=encode(message))
+    return encode(Envelope(timestamp=at, namespace="default", topic=topic, event=payload))
 
 
 class Replay(asyncio.Protocol):
     """One connection."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, kind: str) -> None:
         self.left = count
-        message = event()
+        message = event(kind)
         self.message = b"\0" + len(message).to_bytes(4, "big") + message
         self.h2 = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False))
         self.stream: int | None = None
@@ -96,12 +101,12 @@ class Replay(asyncio.Protocol):
         self.pump()
 
 
-async def main(path: str, count: int) -> None:
+async def main(path: str, count: int, kind: str) -> None:
     """Serve until killed."""
-    server = await asyncio.get_running_loop().create_unix_server(lambda: Replay(count), path)
+    server = await asyncio.get_running_loop().create_unix_server(lambda: Replay(count, kind), path)
     print("ready", flush=True)
     await server.serve_forever()
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], int(sys.argv[2])))
+    asyncio.run(main(sys.argv[1], int(sys.argv[2]), sys.argv[3] if len(sys.argv) > 3 else "exit"))
