@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from containerd_aio._version import __version__
 
 if TYPE_CHECKING:
-    from containerd_aio import cni, metrics, oci, restart, stdio, typeurl
+    from containerd_aio import cni, metrics, mounts, oci, restart, stdio, typeurl
     from containerd_aio._transport.channel import Call, RPCHook
     from containerd_aio.checkpoint import CheckpointOptions
     from containerd_aio.client import Client, Version
@@ -80,10 +80,23 @@ if TYPE_CHECKING:
     from containerd_aio.process import Process, ProcessStatus
     from containerd_aio.restart import RestartPolicy, RestartState
     from containerd_aio.run import RunFailed, RunResult, RunTimeout
+    from containerd_aio.sandbox import Sandbox
+    from containerd_aio.services._content_writer import ContentWriter
+    from containerd_aio.services._reader import ContentReader
+    from containerd_aio.services.content import ContentInfo, ContentStore, IngestStatus
     from containerd_aio.services.descriptor import Descriptor, Platform
-    from containerd_aio.services.introspection import ServerInfo
+    from containerd_aio.services.diff import Diff
+    from containerd_aio.services.introspection import (
+        Introspection,
+        Plugin,
+        PluginInfo,
+        RuntimeInfo,
+        ServerInfo,
+    )
+    from containerd_aio.services.leases import Lease, Leases, Resource
     from containerd_aio.services.namespaces import Namespace, Namespaces
-    from containerd_aio.services.snapshots import Mount
+    from containerd_aio.services.sandboxes import SandboxExitStatus, SandboxInfo, SandboxStatus
+    from containerd_aio.services.snapshots import Mount, SnapshotInfo, Snapshotter
     from containerd_aio.task import ProcessInfo, Task
 
 _HOMES = {
@@ -121,11 +134,18 @@ _HOMES = {
     "restart": ("RestartPolicy", "RestartState"),
     "_transport.channel": ("Call", "RPCHook"),
     "services.descriptor": ("Descriptor", "Platform"),
-    "services.snapshots": ("Mount",),
+    "services.snapshots": ("Mount", "Snapshotter", "SnapshotInfo"),
     "services.namespaces": ("Namespace", "Namespaces"),
-    "services.introspection": ("ServerInfo",),
+    "services.introspection": ("ServerInfo", "Introspection", "Plugin", "PluginInfo", "RuntimeInfo"),
+    "services.content": ("ContentStore", "ContentInfo", "IngestStatus"),
+    "services._reader": ("ContentReader",),
+    "services._content_writer": ("ContentWriter",),
+    "services.diff": ("Diff",),
+    "services.leases": ("Leases", "Lease", "Resource"),
+    "sandbox": ("Sandbox",),
+    "services.sandboxes": ("SandboxInfo", "SandboxStatus", "SandboxExitStatus"),
 }  # fmt: skip
-_MODULES = ("cni", "metrics", "oci", "restart", "stdio", "typeurl")
+_MODULES = ("cni", "metrics", "mounts", "oci", "restart", "stdio", "typeurl")
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
@@ -148,11 +168,16 @@ __all__ = [
     "ContainerdError",
     "ContentCreate",
     "ContentDelete",
+    "ContentInfo",
+    "ContentReader",
+    "ContentStore",
+    "ContentWriter",
     "Daemon",
     "DataLoss",
     "DeadlineExceeded",
     "DeliveryFailure",
     "Descriptor",
+    "Diff",
     "Event",
     "ExitStatus",
     "FailedPrecondition",
@@ -163,9 +188,13 @@ __all__ = [
     "ImageCreate",
     "ImageDelete",
     "ImageUpdate",
+    "IngestStatus",
     "Internal",
+    "Introspection",
     "InvalidArgument",
     "Lagged",
+    "Lease",
+    "Leases",
     "Mount",
     "Namespace",
     "NamespaceCreate",
@@ -176,10 +205,13 @@ __all__ = [
     "OutOfRange",
     "PermissionDenied",
     "Platform",
+    "Plugin",
+    "PluginInfo",
     "Process",
     "ProcessInfo",
     "ProcessStatus",
     "RPCHook",
+    "Resource",
     "ResourceExhausted",
     "RestartPolicy",
     "RestartState",
@@ -187,13 +219,20 @@ __all__ = [
     "RunFailed",
     "RunResult",
     "RunTimeout",
+    "RuntimeInfo",
+    "Sandbox",
     "SandboxCreate",
     "SandboxExit",
+    "SandboxExitStatus",
+    "SandboxInfo",
     "SandboxStart",
+    "SandboxStatus",
     "ServerInfo",
     "SnapshotCommit",
+    "SnapshotInfo",
     "SnapshotPrepare",
     "SnapshotRemove",
+    "Snapshotter",
     "StateChange",
     "StateChanges",
     "Statistics",
@@ -221,6 +260,7 @@ __all__ = [
     "__version__",
     "cni",
     "metrics",
+    "mounts",
     "oci",
     "restart",
     "stdio",
