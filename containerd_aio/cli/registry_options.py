@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -48,9 +49,8 @@ def credentials_of(user: str | None) -> Credentials | None:
         return None
     name, colon, password = user.partition(":")
     if not colon:
-        stdin = click.get_text_stream("stdin")
-        if stdin.isatty():
+        if sys.stdin.isatty():
             password = click.prompt("Password", hide_input=True, err=True)
         else:
-            password = stdin.readline().rstrip("\n")
+            password = sys.stdin.readline().rstrip("\n")
     return Credentials(name, password, source="--user")
