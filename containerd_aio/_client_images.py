@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from containerd_aio.distribution._selection import PlatformChoice
     from containerd_aio.distribution._source import ArchiveSink, ArchiveSource
     from containerd_aio.distribution.build import LayerSource
+    from containerd_aio.distribution.progress import ProgressCallback
     from containerd_aio.image import Image
 
 
@@ -53,6 +54,7 @@ class ImageVerbs(RegistryVerbs):
         unpack: bool = False,
         snapshotter: str | None = None,
         discard_layers: bool = False,
+        progress: ProgressCallback | None = None,
     ) -> list[Image]:
         """Import an OCI or Docker image archive; see `distribution.archive.import_archive`.
 
@@ -74,6 +76,7 @@ class ImageVerbs(RegistryVerbs):
             snapshotter: Where to; by default the namespace's default, else ``overlayfs``.
             discard_layers: Do not keep the packed layers once they are unpacked. Such an image runs, but it can be
                 neither exported nor pushed.
+            progress: Called as the archive is read; see `distribution.progress`.
 
         Raises:
             InvalidArgument: It is not such an archive; the text says what is wrong. Or options contradict each other.
@@ -81,6 +84,7 @@ class ImageVerbs(RegistryVerbs):
         """
         from containerd_aio.distribution._selection import chosen
         from containerd_aio.distribution.archive import import_archive
+        from containerd_aio.distribution.progress import silent
         from containerd_aio.errors import InvalidArgument
         from containerd_aio.image import Image
 
@@ -103,6 +107,7 @@ class ImageVerbs(RegistryVerbs):
                 discard_layers=discard_layers,
                 compress=compress,
                 max_size=max_size,
+                progress=progress or silent,
             )
             images = [Image(self.services, record, platform=run_on) for record in records]
             if unpack:
@@ -120,6 +125,7 @@ class ImageVerbs(RegistryVerbs):
         skip_missing: bool = False,
         skip_non_distributable: bool = False,
         compression: str = "none",
+        progress: ProgressCallback | None = None,
     ) -> int:
         """Write images to an OCI archive, which ``ctr`` and Docker read; see `distribution.export.export_archive`.
 
@@ -135,6 +141,7 @@ class ImageVerbs(RegistryVerbs):
             skip_missing: Leave out content that is not there instead of refusing.
             skip_non_distributable: Leave out layers that must not be passed on.
             compression: How the archive is packed: ``none``, ``gzip`` or ``zstd``.
+            progress: Called for each blob as it is written, and when it is.
 
         Returns:
             How many bytes the archive has.
@@ -155,6 +162,7 @@ class ImageVerbs(RegistryVerbs):
             skip_missing=skip_missing,
             skip_non_distributable=skip_non_distributable,
             compression=compression,
+            progress=progress,
         ) as chunks:
             return await written(sink, chunks)
 
@@ -168,12 +176,14 @@ class ImageVerbs(RegistryVerbs):
         skip_missing: bool = False,
         skip_non_distributable: bool = False,
         compression: str = "none",
+        progress: ProgressCallback | None = None,
     ) -> AsyncGenerator[AsyncIterator[bytes], None]:
         """Give an archive as an asynchronous iterator of its bytes: ``async with client.open_export(name) as chunks``.
 
         Arguments and errors are those of `export_archive`; what is missing is told when the block is entered.
         """
         from containerd_aio.distribution.export import ExportOptions, open_export
+        from containerd_aio.distribution.progress import silent
 
         found = [await self.image(image) if isinstance(image, str) else image for image in images]
         options = ExportOptions(
@@ -185,7 +195,7 @@ class ImageVerbs(RegistryVerbs):
             compression=compression,
         )
         targets = [(image.name, image.target) for image in found]
-        async with open_export(self.services, targets, options) as chunks:
+        async with open_export(self.services, targets, options, progress=progress or silent) as chunks:
             yield chunks
 
     async def convert_image(

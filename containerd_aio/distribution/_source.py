@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import inspect
+import os
+import stat
 from contextlib import aclosing, asynccontextmanager
 from os import PathLike, fspath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, TypeAlias, cast
 
 import anyio
 
+from containerd_aio.distribution.progress import ProgressEvent
 from containerd_aio.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
+
+    from containerd_aio.distribution.progress import Action, ProgressCallback
 
 _CHUNK = 1 << 20
 
@@ -80,6 +86,29 @@ def _in_thread(function: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
         return await anyio.to_thread.run_sync(function, *args)
 
     return call
+
+
+def size_of(source: ArchiveSource) -> int:
+    """Return how many bytes a path or an open file has; 0 if that is not known."""
+    try:
+        if isinstance(source, str | PathLike):
+            info = Path(source).stat()
+        else:
+            info = os.fstat(cast("BinaryIO", source).fileno())
+    except (OSError, AttributeError, ValueError):
+        return 0
+    return info.st_size if stat.S_ISREG(info.st_mode) else 0
+
+
+async def reported(
+    chunks: AsyncIterable[bytes], progress: ProgressCallback, action: Action, name: str, total: int
+) -> AsyncGenerator[bytes, None]:
+    """Yield `chunks` and tell `progress` how far they have come."""
+    offset = 0
+    async for chunk in chunks:
+        offset += len(chunk)
+        progress(ProgressEvent(action, name, offset, total))
+        yield chunk
 
 
 async def written(sink: ArchiveSink, chunks: AsyncIterable[bytes]) -> int:

@@ -7,8 +7,9 @@ committed, everything else before the first image is made. What was committed by
 from __future__ import annotations
 
 import hashlib
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
+from os import PathLike
 from typing import TYPE_CHECKING
 
 from containerd_aio.distribution._compression import decompressed
@@ -22,7 +23,7 @@ from containerd_aio.distribution._names import (
     name_images,
 )
 from containerd_aio.distribution._selection import matcher
-from containerd_aio.distribution._source import opened
+from containerd_aio.distribution._source import opened, reported, size_of
 from containerd_aio.distribution._tar import TarReader
 from containerd_aio.distribution.manifests import (
     OCI_INDEX,
@@ -35,6 +36,7 @@ from containerd_aio.distribution.manifests import (
     parse_json,
     read_document,
 )
+from containerd_aio.distribution.progress import Action, ProgressEvent, silent
 from containerd_aio.distribution.reference import parse_familiar
 from containerd_aio.errors import InvalidArgument, NotFound
 from containerd_aio.services._convert import unique_name
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
     from containerd_aio.distribution._selection import PlatformChoice
     from containerd_aio.distribution._source import ArchiveSource
     from containerd_aio.distribution.platforms import Matcher
+    from containerd_aio.distribution.progress import ProgressCallback
     from containerd_aio.services.stubs import Services
 
 __all__ = [
@@ -84,6 +87,7 @@ async def import_archive(
     discard_layers: bool = False,
     compress: bool = False,
     max_size: int | None = None,
+    progress: ProgressCallback = silent,
 ) -> list[ImageRecord]:
     """Import the images of an archive into containerd's content and image stores.
 
@@ -109,6 +113,7 @@ async def import_archive(
         discard_layers: Let the layers be collected as soon as the lease ends: unpack the images before that.
         compress: Pack plain layers of Docker's older archives with gzip.
         max_size: Refuse archives that have, decompressed, more bytes than this.
+        progress: Called as the archive is read, with its path, and at the end.
 
     Returns:
         The images, in the archive's order, the one for the index first.
@@ -130,7 +135,12 @@ async def import_archive(
         required=index_name is None,
     )
     matches = matcher(platform, all_platforms=all_platforms)
-    async with opened(source) as chunks, lease(services):
+    label = str(source) if isinstance(source, str | PathLike) else "archive"
+    async with AsyncExitStack() as stack:
+        bytes_of_it = await stack.enter_async_context(opened(source))
+        await stack.enter_async_context(lease(services))
+        told = reported(bytes_of_it, progress, Action.READING, label, size_of(source))
+        chunks = await stack.enter_async_context(aclosing(told))
         job = _Import(services, matches, skip_missing=skip_missing, discard_layers=discard_layers)
         layout = await job.read(chunks, max_size)
         entries = await job.entries(layout, compress=compress)
@@ -144,7 +154,9 @@ async def import_archive(
         if index_name is not None:
             named.insert(0, (index_name, await job.write_index(layout, kept)))
         store = ImageStore(services)
-        return [await store.create_or_update(n, target, labels=labels) for n, target in named]
+        records = [await store.create_or_update(n, target, labels=labels) for n, target in named]
+    progress(ProgressEvent(Action.DONE, label))
+    return records
 
 
 @dataclass(slots=True)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from containerd_aio.distribution._compression import check_compression, compressed
 from containerd_aio.distribution._names import NAME_ANNOTATION, REF_NAME_ANNOTATION
 from containerd_aio.distribution._selection import chosen
-from containerd_aio.distribution._source import written
+from containerd_aio.distribution._source import reported, written
 from containerd_aio.distribution.manifests import (
     OCI_INDEX,
     children,
@@ -26,6 +26,7 @@ from containerd_aio.distribution.manifests import (
     read_document,
 )
 from containerd_aio.distribution.platforms import default_platform, match_only
+from containerd_aio.distribution.progress import Action, ProgressEvent, silent
 from containerd_aio.distribution.reference import parse_familiar
 from containerd_aio.errors import DataLoss, InvalidArgument, NotFound
 from containerd_aio.services.content import ContentStore
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
     from containerd_aio.distribution._selection import PlatformChoice
     from containerd_aio.distribution._source import ArchiveSink
+    from containerd_aio.distribution.progress import ProgressCallback
     from containerd_aio.services.descriptor import Descriptor, Platform
     from containerd_aio.services.stubs import Services
 
@@ -71,6 +73,8 @@ async def export_archive(
     sink: ArchiveSink,
     targets: Iterable[tuple[str, Descriptor]],
     options: ExportOptions | None = None,
+    *,
+    progress: ProgressCallback = silent,
 ) -> int:
     """Write images to an archive.
 
@@ -82,6 +86,7 @@ async def export_archive(
         sink: Path of the archive, an open binary file, or what has a coroutine method ``send(bytes)``.
         targets: Name, which may be empty, and manifest or index of each image.
         options: What of the images; `ExportOptions` has the defaults.
+        progress: Called for each blob as it is written, and when it is.
 
     Returns:
         How many bytes the archive has.
@@ -92,7 +97,7 @@ async def export_archive(
         DataLoss: A stored blob has another digest or size than it should.
         OSError: The file cannot be written.
     """
-    async with open_export(services, targets, options) as chunks:
+    async with open_export(services, targets, options, progress=progress) as chunks:
         return await written(sink, chunks)
 
 
@@ -101,6 +106,8 @@ async def open_export(
     services: Services,
     targets: Iterable[tuple[str, Descriptor]],
     options: ExportOptions | None = None,
+    *,
+    progress: ProgressCallback = silent,
 ) -> AsyncGenerator[AsyncIterator[bytes], None]:
     """Give an archive as an asynchronous iterator of its bytes, for the length of a block.
 
@@ -120,7 +127,10 @@ async def open_export(
         plan = _Plan(ContentStore(services), options)
         for name, target in wanted:
             await plan.add(name, target)
-        async with aclosing(plan.chunks()) as plain, aclosing(compressed(plain, compression)) as packed:
+        async with (
+            aclosing(plan.chunks(progress)) as plain,
+            aclosing(compressed(plain, compression)) as packed,
+        ):
             yield packed
 
 
@@ -231,8 +241,8 @@ class _Plan:
         self._blobs[target.digest] = info.size
         return True
 
-    async def chunks(self) -> AsyncGenerator[bytes, None]:
-        """Yield the archive.
+    async def chunks(self, progress: ProgressCallback) -> AsyncGenerator[bytes, None]:
+        """Yield the archive, and tell `progress` of each blob.
 
         Raises:
             DataLoss: A stored blob has another digest or size than it should.
@@ -242,11 +252,16 @@ class _Plan:
         for algorithm in algorithms:
             yield _directory(f"blobs/{algorithm}/")
         for digest in sorted(self._blobs, key=_path):
-            yield _header(_path(digest), self._blobs[digest])
-            async with aclosing(self._blob(digest)) as data:
-                async for chunk in data:
+            size = self._blobs[digest]
+            yield _header(_path(digest), size)
+            async with (
+                aclosing(self._blob(digest)) as data,
+                aclosing(reported(data, progress, Action.WRITING, digest, size)) as told,
+            ):
+                async for chunk in told:
                     yield chunk
-            yield _padding(self._blobs[digest])
+            yield _padding(size)
+            progress(ProgressEvent(Action.DONE, digest, size, size))
         for path, document in self._documents().items():
             yield _header(path, len(document)) + document + _padding(len(document))
         yield bytes(2 * tarfile.BLOCKSIZE)
