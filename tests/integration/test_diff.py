@@ -45,6 +45,7 @@ async def names_in(client: Client, digest: str, *, packed: bool) -> dict[str, ta
         return {member.name.lstrip("/"): member for member in tar.getmembers()}
 
 
+@pytest.mark.shows("seed:containerd.Client.DiffService")
 async def test_the_layer_of_a_snapshot(plain: Client) -> None:
     snapshots = await plain.snapshotter()
     await base_and_active(snapshots)

@@ -46,7 +46,7 @@ async def test_create_list_delete(services: Services) -> None:
         await leases.delete("mine")
 
 
-@pytest.mark.shows("go:TestLeaseResources", "seed:containerd.Client.LeasesService")
+@pytest.mark.shows("go:TestLeaseResources")
 async def test_resources(services: Services, containerd_version: str) -> None:
     """Of every kind, there or not; of a kind that is not known they are refused."""
     leases, content = Leases(services), ContentStore(services)

@@ -31,7 +31,6 @@ def sandbox_id() -> str:
     return f"sandbox-{secrets.token_hex(4)}"
 
 
-@pytest.mark.shows("seed:containerd.Client.SandboxStore")
 async def test_records(plain: Client, sandbox_id: str, containerd_version: str) -> None:
     store = SandboxStore(plain.services)
     if containerd_version == "1.6":
@@ -72,7 +71,6 @@ async def test_records(plain: Client, sandbox_id: str, containerd_version: str) 
         await store.create("ok", runtime="")
 
 
-@pytest.mark.shows("seed:containerd.Client.NewSandbox")
 async def test_sandboxes_of_the_shim(plain: Client, sandbox_id: str, containerd_version: str) -> None:
     """1.7 answers each step with an error about its event although the step was done; 2.1's shim of runc has none."""
     if containerd_version == "1.6":
@@ -170,7 +168,7 @@ async def test_pods(
 # -- what the daemon says about itself -----------------------------------------------------------------------------
 
 
-@pytest.mark.shows("go:TestRuntimeInfo", "seed:containerd.Client.RuntimeInfo")
+@pytest.mark.shows("go:TestRuntimeInfo")
 async def test_what_a_runtime_is(plain: Client, containerd_version: str) -> None:
     if containerd_version != "2.1":
         with pytest.raises(Unimplemented):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from containerd_aio._mount import temporary_mount
+from containerd_aio import mounts as mounted
 from containerd_aio._transport.connections import Connections
 from containerd_aio._transport.dial import Address
 from containerd_aio.daemon import Daemon
@@ -37,6 +37,7 @@ async def services(daemon: Daemon, namespace: str) -> AsyncIterator[Services]:
 # -- namespaces -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.shows("seed:containerd.Client.NamespaceService")
 async def test_namespaces(services: Services, namespace: str) -> None:
     namespaces = Namespaces(services)
     assert not await namespaces.exists(namespace)
@@ -155,7 +156,7 @@ async def test_diff_and_apply(services: Services) -> None:
             target = await snapshots.prepare(f"copy{number}")
             applied = await diff.apply(layer, target)
             assert applied.digest == plain
-            async with temporary_mount(target) as root:
+            async with mounted.temporary_mount(target, readonly=True) as root:
                 assert (root / "hello").read_text() == "world"
             await snapshots.remove(f"copy{number}")
         await snapshots.remove("upper")
