@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
 
 from containerd_aio import Client, InvalidArgument, NotFound, StateChange
+from containerd_aio.checkpoint import CRIU_ARCHIVE, CheckpointOptions, find_entry, read_index
 from containerd_aio.oci import from_json, with_pids_limit, with_tty
 from containerd_aio.runtime import (
     IO,
@@ -24,9 +27,24 @@ from containerd_aio.runtime import (
     Status,
     Task,
 )
+from tests.conftest import left_out, shared_daemon, testbed
 from tests.integration.conftest import BUSYBOX
 
+if TYPE_CHECKING:
+    from containerd_aio import Daemon
+
+COUNTER = "i=0; while :; do i=$((i+1)); echo $i > /count; sleep 0.02; done"
 ANSWER = 'trap "exit 7" TERM; echo ready; while read -r line; do echo "<$line>"; done; while :; do sleep 0.05; done'
+
+
+@pytest.fixture(scope="module")
+def daemon(containerd_binary: str) -> Iterator[Daemon]:
+    """A daemon of each release line, with CRIU in its PATH."""
+    criu = testbed.criu_dir()
+    if criu is None:
+        left_out("no CRIU in the test bed: run `make testbed`")
+    with shared_daemon(containerd_binary, path=[criu]) as shared:
+        yield shared
 
 
 def _fifo(folder: Path, name: str) -> str:
@@ -222,3 +240,45 @@ async def test_the_four_errors(client: Client) -> None:
         for verb in (task.pause(), task.resume(), task.pids(), task.kill(9), task.state(), task.process("x")):
             with pytest.raises(ContainerNotExist):
                 await verb
+
+
+async def _count(task: Task, *, above: int) -> int:
+    """Return what a task has counted to, once it is more than that."""
+    path = Path(f"/proc/{task.client_process.pid}/root/count")
+    while True:
+        text = path.read_text() if path.exists() else ""
+        if text.strip().isdigit() and int(text) > above:
+            return int(text)
+        await (await task.exec("tick", ExecOpts(spec=TICK))).client_process.wait(timeout=20)
+        await task.delete_process("tick")
+
+
+TICK: Any = {"args": ["sleep", "0.05"], "cwd": "/", "env": ["PATH=/bin"], "user": {"uid": 0, "gid": 0}}
+
+
+@pytest.mark.shows("seed:runtime.Task.Checkpoint", "seed:runtime.CreateOpts.Checkpoint")
+async def test_a_task_goes_on_from_a_directory_and_from_a_digest(client: Client, tmp_path: Path) -> None:
+    runtime = Runtime(client)
+    async with await client.new_container("a", image=BUSYBOX, args=["sh", "-c", COUNTER]):
+        task = await runtime.create("a")
+        await task.start()
+        before = await _count(task, above=5)
+        with pytest.raises(InvalidArgument, match="the path of the checkpoint is empty"):
+            await task.checkpoint("")
+        image = await task.client_process.checkpoint("saved")
+        assert image is not None
+        await task.checkpoint(str(tmp_path / "dump"), CheckpointOptions(exit=True))
+        assert (await task.client_process.wait(timeout=20)).code is not None
+        await runtime.delete(task)
+        archive = find_entry(await read_index(client.services, image.target), CRIU_ARCHIVE)
+        assert archive is not None
+        for checkpoint in (str(tmp_path / "dump"), archive.digest):
+            task = await runtime.create("a", CreateOpts(checkpoint=checkpoint))
+            await task.start()
+            assert await _count(task, above=before) > before
+            await task.kill(9)
+            await task.client_process.wait(timeout=20)
+            await runtime.delete(task)
+        await image.delete()
+        with pytest.raises(NotFound):
+            await runtime.create("a", CreateOpts(checkpoint="sha256:" + "0" * 64))
