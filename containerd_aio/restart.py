@@ -1,9 +1,12 @@
 """Labels for containerd's restart monitor, a plugin of the daemon that starts containers again when their tasks have ended.
 
 The monitor looks every ten seconds (``interval`` in the daemon's configuration) at the containers that have the label
-`STATUS_LABEL`. containerd 1.6 knows no policies: it restarts whatever shall be running (Go: core/runtime/restart).
+`STATUS_LABEL`. containerd 1.6 knows no policies: it restarts whatever shall be running. 1.6 and 1.7 also restart what is
+paused (Go: core/runtime/restart).
 
-``await client.new_container("web", image=..., labels=restart.labels("running", policy=RestartPolicy.on_failure(3)))``
+A container that shall be running and has no task is started by the monitor, and one with a task that was not started yet
+is taken for one that has ended. So either leave the first start to it, by giving the labels to `Client.new_container`, or
+set them with `Container.set_labels` once the task runs.
 """
 
 from __future__ import annotations
@@ -150,15 +153,14 @@ def labels(
     policy: RestartPolicy | PolicyName | None = None,
     log_uri: str | None = None,
 ) -> dict[str, str]:
-    """Return the labels that put a container into the care of the monitor, for `Client.new_container`.
+    """Return the labels that put a container into the care of the monitor.
 
     Go: ``restart.WithStatus``, ``WithPolicy``, ``WithLogURI``.
 
     Args:
         desired: What shall become of the task.
         policy: When it is started again; by default always. containerd 1.6 ignores it.
-        log_uri: Where the output of tasks that the monitor starts goes; by default nowhere. Of the first task, which
-            the monitor does not start, `Container.new_task` decides.
+        log_uri: Where the output of tasks that the monitor starts goes; by default nowhere.
 
     Raises:
         InvalidArgument: A value is none that the monitor knows.
