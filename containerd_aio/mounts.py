@@ -194,12 +194,17 @@ def mount_command(each: Mount, target: Path, *, readonly: bool = False) -> tuple
     cwd = None
     if each.type == "overlay" and len(",".join(options)) > _LONGEST_OPTIONS:
         options, cwd = _shortened(options)
-    if each.type == "bind":
+    if is_bind(each):
         flags = [option for option in options if option not in {"bind", "rbind"}]
         kind = "--rbind" if "rbind" in options else "--bind"
         return ["mount", kind, *(["-o", ",".join(flags)] if flags else []), each.source, str(target)], cwd
     arguments = ["-o", ",".join(options)] if options else []
     return ["mount", "-t", each.type, *arguments, each.source or "none", str(target)], cwd
+
+
+def is_bind(each: Mount) -> bool:
+    """Tell whether a mount only shows a directory in another place."""
+    return each.type == "bind" or not {"bind", "rbind"}.isdisjoint(each.options)
 
 
 def _shortened(options: list[str]) -> tuple[list[str], str | None]:
