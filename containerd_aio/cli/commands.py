@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 _MODULES = {
     "demo": "containerd_aio.cli.demo.command",
     "events": "containerd_aio.cli.events",
-    "import": "containerd_aio.cli.images",
+    "export": "containerd_aio.cli.export",
+    "images": "containerd_aio.cli.images",
+    "import": "containerd_aio.cli.import_archive",
     "pull": "containerd_aio.cli.pull",
     "push": "containerd_aio.cli.push",
     "run": "containerd_aio.cli.run",

@@ -19,9 +19,11 @@ def _commands() -> dict[str, click.Command]:
 
 
 def _options(command: click.Command) -> set[str]:
-    return {
+    own = {
         name for parameter in command.params if isinstance(parameter, click.Option) for name in parameter.opts
     }
+    below = command.commands.values() if isinstance(command, click.Group) else ()
+    return own.union(*map(_options, below))
 
 
 def test_every_command_has_a_section() -> None:

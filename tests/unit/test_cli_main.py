@@ -75,7 +75,7 @@ def test_the_address_comes_from_the_environment(
 @pytest.mark.parametrize(
     ("args", "code", "words"),
     [
-        (["frobnicate"], 2, "there is no command 'frobnicate'; there are demo, events, import, "),
+        (["frobnicate"], 2, "there is no command 'frobnicate'; there are demo, events, export, images, "),
         (["--frob", "version"], 2, "no such option"),
         (["version", "--frob"], 2, "(see containerd-aio version --help)"),
         (["--timeout", "0", "version"], 2, "--timeout"),
