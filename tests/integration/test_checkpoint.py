@@ -80,7 +80,12 @@ async def reads(task: Task, wanted: Callable[[int], bool] = lambda _: True) -> i
 
 
 @pytest.mark.shows(
-    "go:TestCheckpointRestore", "seed:containerd.Task.Checkpoint", "seed:containerd.WithTaskCheckpoint"
+    "go:TestCheckpointRestore",
+    "seed:containerd.Task.Checkpoint",
+    "seed:containerd.WithTaskCheckpoint",
+    "seed:containerd.WithExit",
+    "seed:containerd.CheckpointTaskInfo",
+    "seed:containerd.CheckpointTaskOpts",
 )
 async def test_a_task_goes_on_in_its_container(client: Client) -> None:
     async with counting(client, "goes-on") as (container, task):
