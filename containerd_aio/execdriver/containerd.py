@@ -256,6 +256,7 @@ class ContainerdDriver:
             await process.destroy(self._wait_timeout, signalled=thaw)
         active = self._active.get(container_id)
         if active is None:
+            await self._detach(container_id)
             await self._remove(container_id)
             self._files.remove(container_id)
             return
@@ -347,6 +348,16 @@ class ContainerdDriver:
             task = await self._task(container_id)
             if await task.status() in {"paused", "pausing"}:
                 await task.resume()
+
+    async def _detach(self, container_id: str) -> None:
+        """Undo the network of a container whose driver is gone."""
+        try:
+            command = Command.from_json(self._files.command(container_id) or {"id": container_id})
+            network = cni_network(command.network, **self._cni) if command.network is not None else None
+            if network is not None:
+                await network.delete(container_id)
+        except ContainerdError as exc:
+            _log.warning("killed, but its network is left", container_id=container_id, error=str(exc))
 
     async def _remove(self, container_id: str) -> None:
         """Remove what containerd has of a container whose driver is gone."""

@@ -20,7 +20,7 @@ from containerd_aio.execdriver.types import WILDCARD
 from containerd_aio.oci.opts import capabilities as _capabilities
 
 if TYPE_CHECKING:
-    from containerd_aio.execdriver.types import Command, Device, Mount, ProcessConfig, Resources
+    from containerd_aio.execdriver.types import Command, Context, Device, Mount, ProcessConfig, Resources
     from containerd_aio.oci import (
         LinuxDevice,
         LinuxDeviceCgroup,
@@ -163,7 +163,7 @@ def _mount(mount: Mount) -> OCIMount:
 
 def _kept(command: Command) -> list[SpecOpt]:
     """What containerd has no use for, kept to be found again."""
-    kept = {"init_path": command.init_path, "config_path": command.config_path}
+    kept: Context = {"init_path": command.init_path, "config_path": command.config_path}
     if command.lxc_config:
         kept["lxc_config"] = json.dumps(command.lxc_config)
     return [oci.with_annotations({ANNOTATION + name: value for name, value in kept.items() if value})]

@@ -104,6 +104,14 @@ class StateFiles:
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
+    def command(self, container_id: str) -> dict[str, Any] | None:
+        """Return the command that was kept; None if there is none, or it can't be read."""
+        try:
+            kept: Any = json.loads((self._folder(container_id) / _CONTAINER).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return kept if isinstance(kept, dict) else None
+
     def knows(self, container_id: str) -> bool:
         """Return whether it was run by a driver of this directory, and not removed after it."""
         return any((self._folder(container_id) / name).exists() for name in (_CONTAINER, _STATE))

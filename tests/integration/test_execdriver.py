@@ -330,7 +330,7 @@ from containerd_aio.execdriver import Command, ContainerdDriver, Pipes
 
 async def main():
     async with Client(sys.argv[1], namespace=sys.argv[2]) as client:
-        driver = ContainerdDriver(client, root=sys.argv[3])
+        driver = ContainerdDriver(client, root=sys.argv[3] + "/driver", cni={"cache_dir": sys.argv[3] + "/cni"})
         await driver.run(Command.from_json(sys.stdin.read()), Pipes(), lambda config, pid: print(pid, flush=True))
 
 asyncio.run(main())
@@ -341,24 +341,34 @@ asyncio.run(main())
 async def test_a_later_driver_ends_what_a_killed_one_began(
     client: Client, driver: ContainerdDriver, command: Callable[..., Command], namespace: str, tmp_path: Path
 ) -> None:
-    wanted = command(READY)
-    argv = [sys.executable, "-c", ORPHAN, client.address, namespace, str(tmp_path / "driver")]
-    async with await anyio.open_process(argv, stderr=None) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        await process.stdin.send(json.dumps(wanted.to_json()).encode())
-        await process.stdin.aclose()
-        pid = int(await process.stdout.receive())
-        process.kill()
-        await process.wait()
-    assert driver.info(wanted.id).is_running()
-    assert pid in await driver.get_pids_for_container(wanted.id)
-    with pytest.raises(AlreadyExists, match="runs since an earlier driver; terminate it first"):
-        await driver.run(wanted, Pipes())
-    assert await driver.exec(wanted, ProcessConfig(entrypoint="/bin/true"), Pipes()) == 0
-    await driver.terminate(wanted)
-    assert not Path(f"/proc/{pid}").exists()
-    await nothing_is_left(client, driver, wanted)
+    interface = NetworkInterface(
+        bridge=f"ca{secrets.token_hex(4)}",
+        ip_address=f"10.215.{secrets.randbelow(250) + 1}.2",
+        ip_prefix_len=24,
+    )
+    wanted = command(READY, network=Network(interface=interface))
+    try:
+        argv = [sys.executable, "-c", ORPHAN, client.address, namespace, str(tmp_path)]
+        async with await anyio.open_process(argv, stderr=None) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            await process.stdin.send(json.dumps(wanted.to_json()).encode())
+            await process.stdin.aclose()
+            pid = int(await process.stdout.receive())
+            process.kill()
+            await process.wait()
+        assert driver.info(wanted.id).is_running()
+        assert pid in await driver.get_pids_for_container(wanted.id)
+        with pytest.raises(AlreadyExists, match="runs since an earlier driver; terminate it first"):
+            await driver.run(wanted, Pipes())
+        assert await driver.exec(wanted, ProcessConfig(entrypoint="/bin/true"), Pipes()) == 0
+        assert len(list((tmp_path / "cni/results").iterdir())) == 1
+        await driver.terminate(wanted)
+        assert list((tmp_path / "cni/results").iterdir()) == []
+        assert not Path(f"/proc/{pid}").exists()
+        await nothing_is_left(client, driver, wanted)
+    finally:
+        await anyio.run_process(["ip", "link", "delete", interface.bridge], check=False)
 
 
 @pytest.mark.shows("seed:execdriver.TtyTerminal", "seed:execdriver.Terminal")

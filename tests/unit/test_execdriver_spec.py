@@ -70,6 +70,7 @@ async def test_a_plain_command(rootfs: str) -> None:
     )
 
 
+@pytest.mark.shows("seed:execdriver.Context")
 @pytest.mark.parametrize(
     ("changes", "section", "value"),
     [

@@ -301,8 +301,10 @@ def test_files_of_a_driver(tmp_path: Path) -> None:
     files = StateFiles(tmp_path / "driver")
     assert files.process("a") is None
     assert not files.knows("a")
+    assert files.command("a") is None
     files.write("a", {"id": "a"})
     assert files.knows("a")
+    assert files.command("a") == {"id": "a"}
     own = ProcessState.of(os.getpid())
     assert own is not None
     files.write_process("a", own)

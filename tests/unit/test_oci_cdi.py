@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,13 @@ def test_a_file_that_is_wrong(directories: tuple[Path, Path], changes: dict[str,
 def test_a_yaml_file_that_is_wrong(directories: tuple[Path, Path]) -> None:
     (directories[0] / "a.yaml").write_text("a: [")
     with pytest.raises(NotFound, match=r"a\.yaml can't be used"):
+        cdi.find_devices(["a.b/c=x"], directories=directories)
+
+
+def test_yaml_needs_pyyaml(directories: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    (directories[0] / "a.yaml").write_text("cdiVersion: 0.5.0")
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    with pytest.raises(NotFound, match="it is YAML, and PyYAML is not installed: pip install pyyaml"):
         cdi.find_devices(["a.b/c=x"], directories=directories)
 
 
