@@ -37,6 +37,7 @@ class RegistryVerbs(ClientBase):
         labels: Mapping[str, str] | None = None,
         all_metadata: bool = False,
         discard_layers: bool = False,
+        convert_schema1: bool = False,
         limits: FetchLimits | None = None,
         handler: Callable[[Descriptor], Awaitable[object]] | None = None,
         progress: ProgressCallback | None = None,
@@ -61,6 +62,7 @@ class RegistryVerbs(ClientBase):
             all_metadata: Fetch manifests and configs for the other platforms as well, without layers.
             discard_layers: Do not keep the packed layers once they are unpacked. Such an image runs, but it can be
                 neither exported nor pushed.
+            convert_schema1: Convert a manifest of Docker's schema 1, of before 2016, instead of refusing it.
             limits: How much is done at the same time.
             handler: Awaited with each object before it is fetched.
             progress: Called with each step; a `distribution.progress.Progress` can be iterated.
@@ -90,6 +92,7 @@ class RegistryVerbs(ClientBase):
             labels=labels,
             all_metadata=all_metadata,
             discard_layers=discard_layers,
+            convert_schema1=convert_schema1,
             limits=limits,
             handler=handler,
             progress=progress,

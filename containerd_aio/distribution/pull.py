@@ -6,7 +6,7 @@ What is fetched, in which order, and which labels hold it together is what conta
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,9 +25,10 @@ from containerd_aio.distribution.manifests import (
 )
 from containerd_aio.distribution.platforms import default_platform, match_only
 from containerd_aio.distribution.progress import Action, ProgressCallback, ProgressEvent, silent
-from containerd_aio.distribution.registry import SCHEMA1_MANIFEST
+from containerd_aio.distribution.schema1 import CONVERTED_LABEL, convert_schema1, is_schema1
 from containerd_aio.distribution.unpack import unpack
 from containerd_aio.errors import InvalidArgument, NotFound, Unimplemented
+from containerd_aio.services.content import ContentStore
 from containerd_aio.services.descriptor import Descriptor, Platform
 from containerd_aio.services.images import ImageRecord, ImageStore
 
@@ -54,6 +55,7 @@ class PullOptions:
         labels: Labels of the image; None leaves those that it has.
         all_metadata: Fetch manifests and configs of the other platforms as well, without layers.
         discard_layers: Do not keep the packed layers once they are unpacked.
+        convert_schema1: Convert manifests of Docker's schema 1 instead of refusing them.
         limits: How much is done at the same time.
         handler: Awaited with each object before it is fetched.
         progress: Called with each step.
@@ -67,6 +69,7 @@ class PullOptions:
     labels: Mapping[str, str] | None = None
     all_metadata: bool = False
     discard_layers: bool = False
+    convert_schema1: bool = False
     limits: FetchLimits = field(default_factory=FetchLimits)
     handler: Callable[[Descriptor], Awaitable[object]] | None = None
     progress: ProgressCallback = silent
@@ -98,17 +101,22 @@ async def pull(
         PermissionDenied: They are not enough.
         Unavailable: The registry or the daemon cannot be reached.
         DataLoss: What was sent is not what was announced.
-        Unimplemented: It is a manifest of Docker's schema 1.
+        Unimplemented: It is a manifest of Docker's schema 1, and `PullOptions.convert_schema1` is not set.
     """
     progress, name = options.progress, str(reference)
     async with pull_lease(services):
         progress(ProgressEvent(Action.RESOLVING, name))
         target = await registry.resolve(reference.repository, reference.digest or reference.tag)
         progress(ProgressEvent(Action.RESOLVED, name, target=target))
-        if target.media_type == SCHEMA1_MANIFEST:
-            raise Unimplemented(
-                f"{name} is a manifest of Docker's schema 1, which no daemon since containerd 2.1 takes; push it anew"
-            )
+        labels = options.labels
+        if is_schema1(target.media_type):
+            if not options.convert_schema1:
+                raise Unimplemented(
+                    f"{name} is a manifest of Docker's schema 1; push it anew with a current tool, or pull it with "
+                    f"convert_schema1=True"
+                )
+            labels = {**(labels or {}), CONVERTED_LABEL: target.digest}
+            target = await _converted(services, registry, reference.repository, target)
         if not (is_index(target.media_type) or is_manifest(target.media_type)):
             raise InvalidArgument(f"{name} is a {target.media_type!r}, neither an index nor a manifest")
         fetcher = Fetcher(
@@ -126,9 +134,24 @@ async def pull(
             raise NotFound(
                 f"{name} has nothing for the platform; it has {', '.join(sorted(work.seen)) or 'none'}"
             )
-        record = await ImageStore(services).create_or_update(name, target, labels=options.labels)
+        record = await ImageStore(services).create_or_update(name, target, labels=labels)
         progress(ProgressEvent(Action.DONE, name, target=target))
         return record
+
+
+async def _converted(
+    services: Services, registry: Registry, repository: str, target: Descriptor
+) -> Descriptor:
+    """Fetch an image of schema 1 and return the OCI manifest that it becomes (Go: ``WithSchema1Conversion``)."""
+
+    async def fetch(digest: str) -> AsyncGenerator[bytes, None]:
+        blob = await registry.blob_info(repository, digest)
+        async with registry.blob(repository, blob) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    manifest = await registry.manifest(repository, target)
+    return await convert_schema1(ContentStore(services), manifest, fetch, digest=target.digest)
 
 
 @contextmanager

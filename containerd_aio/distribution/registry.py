@@ -244,8 +244,25 @@ class Registry:
                     raise
                 await anyio.sleep(delay)
                 continue
-            check_content(data, target, endpoint.host.host)
+            if (
+                target.media_type != SCHEMA1_MANIFEST
+            ):  # whose digest is that of a part of it: its parser checks
+                check_content(data, target, endpoint.host.host)
             return data
+
+    async def blob_info(self, repository: str, digest: str) -> Descriptor:
+        """Return the descriptor of a blob of which only the digest is known.
+
+        Raises:
+            NotFound: As `resolve`; so with the others.
+        """
+        failures: list[ContainerdError] = []
+        for endpoint in self.endpoints(Capability.PULL):
+            try:
+                return await self._resolve_at(endpoint, repository, "blobs", check_digest(digest))
+            except ContainerdError as exc:
+                failures.append(exc)
+        raise _gravest(failures)
 
     @asynccontextmanager
     async def blob(
@@ -417,6 +434,8 @@ def _described(response: aiohttp.ClientResponse, reference: str, what: str) -> D
     if found and found != digest:
         raise DataLoss(f"{response.url.host}: {what}: the registry says its digest is {found}")
     media_type = response.headers.get("Content-Type", "").partition(";")[0].strip()
+    if "/blobs/" in response.url.path:
+        media_type = media_type or "application/octet-stream"
     if not digest or size is None or not media_type:
         return None
     try:

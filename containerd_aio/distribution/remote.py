@@ -105,6 +105,7 @@ async def pull_image(
     labels: Mapping[str, str] | None = None,
     all_metadata: bool = False,
     discard_layers: bool = False,
+    convert_schema1: bool = False,
     limits: FetchLimits | None = None,
     handler: Callable[[Descriptor], Awaitable[object]] | None = None,
     progress: ProgressCallback | None = None,
@@ -120,6 +121,7 @@ async def pull_image(
         labels=labels,
         all_metadata=all_metadata,
         discard_layers=discard_layers,
+        convert_schema1=convert_schema1,
         limits=limits or FetchLimits(),
         handler=handler,
         progress=progress or silent,
@@ -127,6 +129,7 @@ async def pull_image(
     asked = {
         "all_metadata": all_metadata,
         "discard_layers": discard_layers,
+        "convert_schema1": convert_schema1,
         "limits": limits,
         "handler": handler,
     }

@@ -84,7 +84,12 @@ async def complete(client: Client, name: str) -> None:
 
 
 @pytest.mark.shows(
-    "seed:containerd.Client.Pull", "seed:containerd.WithPullUnpack", "go:TestImagePullWithDistSourceLabel"
+    "seed:containerd.Client.Pull",
+    "seed:containerd.WithPullUnpack",
+    "seed:containerd.RemoteContext",
+    "seed:containerd.RemoteOpts",
+    "seed:containerd.RemoteContext.Unpack",
+    "go:TestImagePullWithDistSourceLabel",
 )
 async def test_an_image_is_pulled_and_unpacked_and_survives_a_collection(client: Client, pushed: str) -> None:
     image = await client.pull(pushed, via="client", keychain=ANONYMOUS)
@@ -140,7 +145,7 @@ async def test_what_only_this_process_can_do_is_not_asked_of_the_daemon(client: 
     assert len(await digests(client)) == 5 - 2
 
 
-@pytest.mark.shows("seed:containerd.WithPullSnapshotter")
+@pytest.mark.shows("seed:containerd.WithPullSnapshotter", "seed:containerd.RemoteContext.Snapshotter")
 async def test_another_platform_into_another_snapshotter(client: Client, pushed: str) -> None:
     image = await client.pull(
         pushed, via="client", platform="linux/s390x", snapshotter="native", keychain=ANONYMOUS
@@ -348,6 +353,7 @@ async def _is_empty(client: Client) -> bool:
     return not any(left.values()) and not await digests(client)
 
 
+@pytest.mark.shows("seed:containerd.WithResolver")
 async def test_the_right_content_is_taken_from_the_next_host(client: Client, shop: Shop) -> None:
     name = shop.offer("a/b", "1", BIG)
     digest, layer = max(shop.blobs.items(), key=lambda item: len(item[1]))
@@ -359,11 +365,33 @@ async def test_the_right_content_is_taken_from_the_next_host(client: Client, sho
     await complete(client, name)
 
 
-async def test_a_manifest_of_schema_1_is_refused_with_a_reason(client: Client, shop: Shop) -> None:
-    data = b'{"schemaVersion": 1}'
-    shop.add_manifest("a/b", "1", data, "application/vnd.docker.distribution.manifest.v1+prettyjws")
-    with pytest.raises(ContainerdError, match="schema 1"):
-        await client.pull(f"{shop.host}/a/b:1", hosts=shop.hosts, keychain=ANONYMOUS)
+@pytest.mark.shows("seed:containerd.WithSchema1Conversion", "seed:containerd.RemoteContext.ConvertSchema1")
+async def test_a_manifest_of_schema_1_is_refused_or_converted(client: Client, shop: Shop) -> None:
+    from containerd_aio.testing.images import layer_tar
+
+    tars = [layer_tar({"etc/one": b"1"}), layer_tar({"etc/two": b"2"})]
+    texts = [
+        {"id": "1" * 64},
+        {"id": "2" * 64, "architecture": "amd64", "os": "linux", "config": {"Cmd": ["/x"]}},
+    ]
+    document = {
+        "schemaVersion": 1,
+        "name": "a/b",
+        "tag": "1",
+        "architecture": "amd64",
+        "fsLayers": [{"blobSum": shop.add(tar).digest} for tar in reversed(tars)],
+        "history": [{"v1Compatibility": json.dumps(text)} for text in reversed(texts)],
+    }
+    kind = "application/vnd.docker.distribution.manifest.v1+prettyjws"
+    target = shop.add_manifest("a/b", "1", json.dumps(document).encode(), kind)
+    name = f"{shop.host}/a/b:1"
+    with pytest.raises(Unimplemented, match="schema 1; push it anew"):
+        await client.pull(name, hosts=shop.hosts, keychain=ANONYMOUS)
+    image = await client.pull(name, hosts=shop.hosts, keychain=ANONYMOUS, convert_schema1=True)
+    assert (await image.config())["config"] == {"Cmd": ["/x"]}
+    assert await image.rootfs() == [digest_of(tar) for tar in tars]
+    assert image.labels["io.containerd.image/converted-docker-schema1"] == target.digest
+    await complete(client, name)
 
 
 async def test_a_cancelled_pull_is_resumed_by_the_next(client: Client, shop: Shop) -> None:
