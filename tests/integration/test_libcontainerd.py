@@ -15,6 +15,7 @@ import pytest
 from containerd_aio import AlreadyExists, ContainerdError, NotFound
 from containerd_aio import Client as Containerd
 from containerd_aio.libcontainerd import (
+    INIT_FRIENDLY_NAME,
     IOPipe,
     Process,
     Resources,
@@ -60,6 +61,35 @@ def place(daemon: Daemon, namespace: str, tmp_path: Path, busybox_rootfs: str) -
     return Place(daemon.address, namespace, tmp_path / "state", busybox_rootfs)
 
 
+@pytest.mark.shows(
+    "seed:libcontainerd.StateStart",
+    "seed:libcontainerd.StatePause",
+    "seed:libcontainerd.StateResume",
+    "seed:libcontainerd.StateExit",
+    "seed:libcontainerd.StateRestart",
+    "seed:libcontainerd.StateRestore",
+    "seed:libcontainerd.StateStartProcess",
+    "seed:libcontainerd.StateExitProcess",
+    "seed:libcontainerd.StateOOM",
+    "seed:libcontainerd.Backend",
+    "seed:libcontainerd.Backend.StateChanged",
+    "seed:libcontainerd.Client",
+    "seed:libcontainerd.Client.Create",
+    "seed:libcontainerd.Client.Signal",
+    "seed:libcontainerd.Client.AddProcess",
+    "seed:libcontainerd.Client.Pause",
+    "seed:libcontainerd.Client.Resume",
+    "seed:libcontainerd.Client.Restore",
+    "seed:libcontainerd.CreateOption",
+    "seed:libcontainerd.CreateOption.Apply",
+    "seed:libcontainerd.WithRestartManager",
+    "seed:libcontainerd.Process",
+    "seed:libcontainerd.Remote",
+    "seed:libcontainerd.Remote.Client",
+    "seed:libcontainerd.RemoteOption",
+    "seed:libcontainerd.StateInfo",
+    "seed:libcontainerd-types.Client.SignalProcess",
+)
 @pytest.mark.parametrize("scenario", SEQUENCES, ids=lambda scenario: scenario.__name__)
 async def test_E24_what_is_told_is_literally_this(place: Place, scenario: Scenario) -> None:
     name = scenario.__name__.replace("_", "-")
@@ -71,10 +101,25 @@ async def test_E24_what_is_told_is_literally_this(place: Place, scenario: Scenar
 # --- processes, streams, limits ---------------------------------------------------------------------------------------
 
 
-async def test_streams_processes_stats_and_limits(place: Place) -> None:
+@pytest.mark.shows(
+    "seed:libcontainerd.InitFriendlyName",
+    "seed:libcontainerd.IOPipe",
+    "seed:libcontainerd.User",
+    "seed:libcontainerd.Backend.AttachStreams",
+    "seed:libcontainerd.Client.Resize",
+    "seed:libcontainerd.Client.Stats",
+    "seed:libcontainerd.Client.GetPidsForContainer",
+    "seed:libcontainerd.Client.Summary",
+    "seed:libcontainerd.Client.UpdateResources",
+    "seed:libcontainerd-types.ServerVersion",
+    "seed:libcontainerd-types.Client.GetServerVersion",
+)
+async def test_streams_processes_stats_and_limits(place: Place, containerd_version: str) -> None:
     book = StreamBook()
     async with place.open(book) as client:
         await client.create("io", place.spec("io", "cat; echo end >&2; exit 6"))
+        version = await client.get_server_version()
+        assert f"{version.major}.{version.minor}" == containerd_version
         [pipe] = book.pipes["io"]
         await pipe.stdin.send(b"through\n")
         assert await pipe.stdout.receive() == b"through\n"
@@ -90,6 +135,11 @@ async def test_streams_processes_stats_and_limits(place: Place) -> None:
             args=["sh", "-c", "id -u; echo $A; pwd"], user=User(uid=99), env=["A=1", "PATH=/bin"], cwd="/bin"
         )
         await client.add_process("io", "user", as_nobody)
+        script = "until test \"$(stty size)\" = '24 80'; do sleep 0.02; done"
+        await client.add_process("io", "sized", Process(args=["sh", "-c", script], terminal=True))
+        await client.resize("io", "sized", 80, 24)
+        await client.resize("io", INIT_FRIENDLY_NAME, 80, 24)  # without a terminal nothing happens
+        await book.until("io", "exit-process", 3)
         assert await _read(book.pipes["user"][0]) == b"99\n1\n/bin\n"
 
         before = await client.stats("io")
@@ -120,6 +170,9 @@ async def _read(pipe: IOPipe) -> bytes:
     return data
 
 
+@pytest.mark.shows(
+    "seed:libcontainerd-types.StdioCallback",
+)
 async def test_the_output_of_a_container_is_not_lost_between_two_remotes(place: Place) -> None:
     taken: list[IOPipe] = []
 
@@ -192,6 +245,11 @@ async def test_another_runtime(place: Place) -> None:
 # --- checkpoints ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.shows(
+    "seed:libcontainerd-types.Client.CreateCheckpoint",
+    "seed:libcontainerd-types.Client.DeleteCheckpoint",
+    "seed:libcontainerd-types.Client.ListCheckpoints",
+)
 async def test_checkpoints(
     private_daemon: Callable[..., Daemon], criu: Path, tmp_path: Path, busybox_rootfs: str
 ) -> None:

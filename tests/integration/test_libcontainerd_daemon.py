@@ -152,6 +152,7 @@ async def test_E39_containerd_outlives_a_remote_with_live_restore_and_is_adopted
     assert place.book.of("a") == ["start-container", "restore", "exit 137"]
 
 
+@pytest.mark.shows("seed:libcontainerd.Remote.Cleanup")
 async def test_E37_E39_without_live_restore_containerd_ends_and_containers_too(service: Service) -> None:
     place = service.place
     trap = "trap 'exit 7' TERM; touch /ready; while :; do sleep 0.02; done"

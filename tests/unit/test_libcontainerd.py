@@ -71,6 +71,12 @@ async def test_every_name_of_the_package_can_be_had() -> None:
         _ = lc.nonsense
 
 
+@pytest.mark.shows(
+    "seed:libcontainerd.CoEClassstring",
+    "seed:libcontainerd.ErrorNoNetwork",
+    "seed:libcontainerd.ErrorBadPathname",
+    "seed:libcontainerd.ErrorInvalidObject",
+)
 @pytest.mark.parametrize(
     ("code", "transient"),
     [
