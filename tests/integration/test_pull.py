@@ -89,6 +89,7 @@ async def complete(client: Client, name: str) -> None:
     "seed:containerd.RemoteContext",
     "seed:containerd.RemoteOpts",
     "seed:containerd.RemoteContext.Unpack",
+    "go:TestImagePull",
     "go:TestImagePullWithDistSourceLabel",
 )
 async def test_an_image_is_pulled_and_unpacked_and_survives_a_collection(client: Client, pushed: str) -> None:
@@ -158,6 +159,7 @@ async def test_another_platform_into_another_snapshotter(client: Client, pushed:
         await client.pull(pushed, via="client", platform="linux/riscv64", keychain=ANONYMOUS)
 
 
+@pytest.mark.shows("go:TestImagePullAllPlatforms", "go:TestImagePullSomePlatforms")
 async def test_fetching_some_platforms_all_or_only_their_metadata(client: Client, pushed: str) -> None:
     await client.fetch(pushed, platform=["linux/amd64", "linux/arm64"], keychain=ANONYMOUS)
     assert len(await digests(client)) == 1 + 2 * 4
@@ -171,6 +173,7 @@ async def test_fetching_some_platforms_all_or_only_their_metadata(client: Client
     assert len(await digests(client)) == 1 + 3 * 2 + 2
 
 
+@pytest.mark.shows("go:TestImagePullWithDiscardContent")
 async def test_without_the_packed_layers(client: Client, pushed: str) -> None:
     image = await client.pull(pushed, via="client", discard_layers=True, keychain=ANONYMOUS)
     await collect_garbage(client.services)
@@ -310,6 +313,7 @@ async def test_large_layers_come_in_ranges(
         await client.pull(name, limits=FetchLimits(downloads=0))
 
 
+@pytest.mark.shows("go:TestImagePullWithConcurrencyLimit")
 async def test_limits_are_kept(client: Client, shop: Shop) -> None:
     name = shop.offer("a/b", "1", *(b"layer %d" % n for n in range(8)))
     running = most = 0
