@@ -133,8 +133,12 @@ def ctr(ctr_binary: str, rootfs: str) -> Ctr:
 
 @pytest.fixture(scope="session")
 def daemon(containerd_binary: str) -> Iterator[Daemon]:
-    """A daemon shared by all tests of one release line. Its attributes are for all, its methods for nobody."""
-    with shared_daemon(containerd_binary) as shared:
+    """A daemon shared by all tests of one release line. Its attributes are for all, its methods for nobody.
+
+    CRIU is in its PATH, if the test bed has it.
+    """
+    criu = testbed.criu_dir()
+    with shared_daemon(containerd_binary, path=[criu] if criu else []) as shared:
         yield shared
 
 

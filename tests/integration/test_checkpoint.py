@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import anyio
 import pytest
@@ -22,10 +21,7 @@ from containerd_aio import (
     oci,
     stdio,
 )
-from tests.conftest import left_out, shared_daemon, testbed
-
-if TYPE_CHECKING:
-    from containerd_aio import Daemon
+from tests.conftest import left_out, testbed
 
 IMAGE = "docker.io/library/busybox:latest"
 
@@ -33,14 +29,11 @@ IMAGE = "docker.io/library/busybox:latest"
 COUNTER = "i=0; while :; do i=$((i+1)); echo $i; echo $i > /count; sleep 0.02; done"
 
 
-@pytest.fixture(scope="module")
-def daemon(containerd_binary: str) -> Iterator[Daemon]:
-    """A daemon of each release line, with CRIU in its PATH."""
-    criu = testbed.criu_dir()
-    if criu is None:
+@pytest.fixture(autouse=True)
+def _criu() -> None:
+    """CRIU, which the shared daemons have in their PATH."""
+    if testbed.criu_dir() is None:
         left_out("no CRIU in the test bed: run `make testbed`")
-    with shared_daemon(containerd_binary, path=[criu]) as shared:
-        yield shared
 
 
 @asynccontextmanager
