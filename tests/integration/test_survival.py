@@ -58,6 +58,7 @@ async def _until(events: Subscription, wanted: type[Event | Gap | Lagged]) -> Ev
     raise AssertionError("the subscription ended")
 
 
+@pytest.mark.shows("go:TestDaemonRestart")
 async def test_S16_a_restart_is_not_an_exit_and_the_exit_after_it_is_seen(
     private_daemon: PrivateDaemon, busybox_archive: Path
 ) -> None:
@@ -156,6 +157,7 @@ async def test_waits_begun_while_the_daemon_is_down_resolve(
             assert (task.exit_status.code, task.exit_status.unknown) == (5, False)
 
 
+@pytest.mark.shows("go:TestDaemonReconnectsToShimIOPipesOnRestart")
 async def test_output_goes_on_across_a_restart(private_daemon: PrivateDaemon, busybox_archive: Path) -> None:
     script = "echo one; sleep 1.5; echo two"
     async with private_daemon() as daemon, _client(daemon, busybox_archive) as client:
