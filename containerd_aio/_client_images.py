@@ -15,10 +15,18 @@ if TYPE_CHECKING:
     from containerd_aio.distribution.build import LayerSource
     from containerd_aio.distribution.progress import ProgressCallback
     from containerd_aio.image import Image
+    from containerd_aio.services.images import ImageStore
 
 
 class ImageVerbs(RegistryVerbs):
     """The verbs about images."""
+
+    @property
+    def image_store(self) -> ImageStore:
+        """The image records of this namespace, one by one (Go: ``Client.ImageService``)."""
+        from containerd_aio.services.images import ImageStore
+
+        return ImageStore(self.services)
 
     async def image(self, name: str) -> Image:
         """Return the image of that name.

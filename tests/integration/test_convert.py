@@ -237,11 +237,7 @@ def schema1(blobs: list[bytes], throwaway: set[int]) -> bytes:
     return (head + ',\n   "signatures": ' + json.dumps([signature]) + tail).encode()
 
 
-@pytest.mark.shows(
-    "go:TestImagePullSchema1",
-    "go:TestImagePullSchema1WithEmptyLayers",
-    "seed:containerd.WithSchema1Conversion",
-)
+@pytest.mark.shows("seed:containerd.WithSchema1Conversion")
 async def test_schema_1(client: Client) -> None:
     empty = gzip.compress(bytes(1024), mtime=0)
     blobs = [compress(layer_tar(LAYERS[0]), "gzip"), empty, compress(layer_tar(LAYERS[1]), "gzip"), empty]

@@ -73,13 +73,14 @@ async def start_afresh(client: Client) -> None:
 
 
 @pytest.mark.shows(
-    "go:TestExport",
     "go:TestExportAndImport",
     "go:TestExportAndImportMultiLayer",
     "seed:containerd.Client.Export",
     "seed:containerd.WithOCIExportFormat",
     "seed:containerd.Client.Import",
     "seed:containerd.WithOCIImportFormat",
+    "seed:containerd.ExportOpt",
+    "seed:containerd.ImportOpt",
 )
 @pytest.mark.parametrize("compression", ["none", "gzip", "zstd"])
 async def test_an_export_is_what_was_imported(

@@ -53,6 +53,7 @@ async def test_tags_labels_and_lists(client: Client) -> None:
     await image.update_labels({"a": None, "c": "3"})
     assert image.labels == {"b": "2", "c": "3"} == (await client.image(NAME)).labels
     assert [i.name for i in await client.images()] == [NAME, "example.com/app:2"]
+    assert (await client.image_store.get(NAME)).target == image.target
     assert [i.name for i in await client.images('labels."c"==3')] == [NAME]
     await image.delete(sync=True)
     assert await other.unpack()
