@@ -11,6 +11,7 @@ import anyio
 
 from containerd_aio._log import get_logger
 from containerd_aio.distribution._suppress import alone
+from containerd_aio.distribution.hosts import is_local
 from containerd_aio.distribution.manifests import (
     check_unambiguous,
     children,
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from containerd_aio.services.descriptor import Descriptor
     from containerd_aio.services.stubs import Services
 
+_RANGES = 3
+
 PARALLEL_FROM = 64 << 20
 """Bytes from which on a layer is fetched in several ranges at the same time."""
 
@@ -49,16 +52,18 @@ class FetchLimits:
 
     Attributes:
         downloads: Blobs of one image.
-        ranges: Ranges of one large layer; 1 fetches it in one request. Each takes `_blob.RANGE_SIZE` bytes of memory.
+        ranges: Ranges of one large layer; 1 fetches it in one request. Each takes 8 MiB of memory. None is 3, and 1 for a
+            registry on this machine, where there is nothing to gain.
     """
 
     downloads: int = 3
-    ranges: int = 3
+    ranges: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("downloads", "ranges"):
-            if getattr(self, name) < 1:
-                raise InvalidArgument(f"{name} is {getattr(self, name)}; at least 1 is needed")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InvalidArgument(f"{name} is {value}; at least 1 is needed")
 
 
 class Fetcher:
@@ -87,7 +92,7 @@ class Fetcher:
         self._content = ContentStore(services)
         self._registry = registry
         self._repository = repository
-        self._ranges = limits.ranges
+        self._ranges = limits.ranges or (1 if is_local(registry.registry) else _RANGES)
         self._limiter = anyio.CapacityLimiter(limits.downloads)
         self._progress = progress
         self._handler = handler

@@ -306,7 +306,7 @@ async def test_large_layers_come_in_ranges(
     monkeypatch.setattr("containerd_aio.distribution.fetch.PARALLEL_FROM", 1 << 20)
     monkeypatch.setattr("containerd_aio.distribution._blob.RANGE_SIZE", 300_000)
     name = shop.offer("a/b", "1", BIG)
-    await client.pull(name, hosts=shop.hosts, keychain=ANONYMOUS)
+    await client.pull(name, hosts=shop.hosts, keychain=ANONYMOUS, limits=FetchLimits(ranges=3))
     assert sum("Range" in r.headers for r in shop.requests) >= 7
     await complete(client, name)
     with pytest.raises(InvalidArgument, match="downloads is 0"):
