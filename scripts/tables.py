@@ -108,17 +108,21 @@ def load_evidence(path: Path = EVIDENCE) -> Evidence:
     return record
 
 
-def save_evidence(evidence: Evidence, path: Path = EVIDENCE) -> None:
-    """Write a record, without what no test shows any more."""
+def current(evidence: Evidence) -> Evidence:
+    """Return a record without what no test shows any more."""
     known = tests_in_the_sources()
     kept = {
-        test: {name: shown[name] for name in sorted(shown) if name in known[test]}
+        test: {name: on for name, on in sorted(shown.items()) if name in known[test]}
         for test, shown in sorted(evidence.items())
         if test in known
     }
-    lines = [
-        f"{json.dumps(test)}: {json.dumps(shown, sort_keys=True)}" for test, shown in kept.items() if shown
-    ]
+    return {test: shown for test, shown in kept.items() if shown}
+
+
+def save_evidence(evidence: Evidence, path: Path = EVIDENCE) -> None:
+    """Write a record, without what no test shows any more."""
+    kept = current(evidence)
+    lines = [f"{json.dumps(test)}: {json.dumps(shown, sort_keys=True)}" for test, shown in kept.items()]
     path.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
 
 
@@ -395,7 +399,7 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; fail when a page is out of date")
     parser.add_argument("--missing", action="store_true", help="print the rows that are not complete")
     options = parser.parse_args()
-    evidence = load_evidence()
+    evidence = current(load_evidence())
     if options.missing:
         for table, rows in missing(evidence).items():
             print(f"{table}: {len(rows)} of {len(tables()[table])} rows are not complete")
@@ -411,6 +415,8 @@ def main() -> int:
         print(f"{path.relative_to(REPOSITORY)} {'is out of date' if options.check else 'written'}")
         if not options.check:
             path.write_text(text, encoding="utf-8")
+    if not options.check and evidence:
+        save_evidence(evidence)
     return int(options.check and bool(stale))
 
 
