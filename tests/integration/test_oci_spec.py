@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import get_args
 
 import anyio
 import pytest
@@ -24,6 +26,7 @@ from containerd_aio.oci import (
     with_all_devices_allowed,
     with_annotations,
     with_apparmor_profile,
+    with_cdi_devices,
     with_cgroup,
     with_cpu_cfs,
     with_cpu_shares,
@@ -49,10 +52,12 @@ from containerd_aio.oci import (
     with_process_cwd,
     with_rdt,
     with_rootfs_path,
+    with_rootfs_propagation,
     with_rootfs_readonly,
     with_tty,
     with_user,
 )
+from containerd_aio.oci.opts.mounts import RootfsPropagation
 from containerd_aio.testing.images import Entry, busybox_image
 
 Ctr = Callable[..., Awaitable[bytes]]
@@ -308,6 +313,39 @@ async def test_the_default_seccomp_profile_lets_a_shell_work_and_no_mount(client
                 await task.wait(timeout=30)
             assert task.captured is not None
             assert task.captured.stdout == expected, task.captured.stderr
+
+
+async def _output(client: Client, script: str, *opts: SpecOpt) -> str:
+    args = [with_image_config(), with_process_args("sh", "-c", script)]
+    async with await client.new_container("box", image=BUSYBOX, spec_opts=[*args, *opts]) as container:
+        async with await container.new_task(io=stdio.capture()) as task:
+            await task.start()
+            await task.wait(timeout=30)
+        assert task.captured is not None
+        return task.captured.stdout.decode()
+
+
+async def test_a_device_of_cdi_is_there(client: Client, tmp_path: Path) -> None:
+    edits = {
+        "env": ["VENDOR=yes"],
+        "deviceNodes": [{"path": "/dev/vendor0", "hostPath": "/dev/zero", "permissions": "r"}],
+        "mounts": [{"hostPath": str(tmp_path), "containerPath": "/vendor", "options": ["ro", "bind"]}],
+        "additionalGids": [4242],
+    }
+    file = {
+        "cdiVersion": "0.7.0",
+        "kind": "vendor.com/dev",
+        "devices": [{"name": "0", "containerEdits": edits}],
+    }
+    (tmp_path / "vendor.json").write_text(json.dumps(file))
+    script = "echo $VENDOR; head -c 2 /dev/vendor0 | tr '\\0' x; echo; ls /vendor; id -G"
+    opt = with_cdi_devices("vendor.com/dev=0", directories=[tmp_path])
+    assert await _output(client, script, opt) == "yes\nxx\nvendor.json\n0 4242\n"
+
+
+async def test_the_runtime_takes_every_propagation_of_the_root_filesystem(client: Client) -> None:
+    for propagation in get_args(RootfsPropagation):
+        assert await _output(client, "echo ok", with_rootfs_propagation(propagation)) == "ok\n"
 
 
 async def _stored_spec(client: Client) -> bytes:

@@ -14,9 +14,7 @@ from containerd_aio.oci.context import SpecContext, SpecOpt
 from containerd_aio.oci.errors import NoShmMount
 from containerd_aio.oci.types import Mount, Spec
 
-RootfsPropagation = Literal[
-    "private", "rprivate", "slave", "rslave", "shared", "rshared", "unbindable", "runbindable"
-]
+RootfsPropagation = Literal["private", "rprivate", "slave", "rslave", "shared", "rshared", "unbindable"]
 
 
 def with_rootfs_path(path: str) -> SpecOpt:
@@ -48,7 +46,8 @@ def with_rootfs_propagation(propagation: RootfsPropagation) -> SpecOpt:
     No function of the Go client: there the field is set directly. A bind mount with ``rshared`` or ``rslave`` needs it.
 
     Args:
-        propagation: ``rprivate`` (what runc does anyway), ``rslave``, ``rshared``, ``unbindable``, or one without ``r``.
+        propagation: ``rprivate``, ``rslave``, ``rshared``, the same without ``r``, or ``unbindable``. runc refuses
+            ``runbindable``; without any it is as ``rslave``.
 
     Raises:
         InvalidArgument: None of these.
