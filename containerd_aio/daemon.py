@@ -513,7 +513,10 @@ class Daemon:
             if self._lock is None:
                 return []
             if detach or not self._owned:
-                # Nothing of it is ours to remove but what was made for a daemon that was not even started.
-                layout = dataclasses.replace(layout, created=() if detach else layout.created)
-                return list(cleanup.remove_created(layout))
+                # Nothing of it is ours to remove but what was made for a daemon that was not even started, and the
+                # state of one that was stopped without containers.
+                keep = detach and (self.running or cleanup.has_shims(layout))
+                gone = {self.state} if detach else {*layout.created}
+                created = () if keep else tuple(gone.intersection(layout.created))
+                return list(cleanup.remove_created(dataclasses.replace(layout, created=created)))
         return cleanup.clean(layout)

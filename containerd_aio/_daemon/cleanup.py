@@ -175,6 +175,14 @@ def find_shims(layout: Layout) -> list[Handle]:
     return _find(lambda pid: is_shim(command_line(pid), _cwd(pid), layout))
 
 
+def has_shims(layout: Layout) -> bool:
+    """Whether shims of this layout run."""
+    shims = find_shims(layout)
+    for shim in shims:
+        shim.close()
+    return bool(shims)
+
+
 def _descendants(roots: Iterable[int]) -> list[Handle]:
     """Every process below the given ones. Shims are subreapers: all their containers' processes are among these."""
     children: dict[int, list[int]] = {}
