@@ -99,11 +99,11 @@ class BlobReader:
         end = self._target.size if end is None else end
         position = start
         failures: list[ContainerdError] = []
-        for endpoint in self._endpoints:
+        for endpoint, path in self._sources():
             patience = endpoint.patience()
             while position < end:
                 try:
-                    async with aclosing(self._once(endpoint, patience, position, end)) as chunks:
+                    async with aclosing(self._once(endpoint, path, patience, position, end)) as chunks:
                         async for chunk in chunks:
                             position += len(chunk)
                             patience.progressed()
@@ -123,8 +123,16 @@ class BlobReader:
                 return
         raise failures[0] if failures else NotFound(f"no host is left that could have {self._what}")
 
+    def _sources(self) -> list[tuple[Endpoint, str]]:
+        """Return whom to ask for what: the places that the descriptor names, then the hosts of the registry."""
+        path = content_path(self._repository, self._target)
+        elsewhere = [url for url in self._target.urls if url.startswith(("https://", "http://"))]
+        return [(e, url) for e in self._endpoints[:1] for url in elsewhere] + [
+            (e, path) for e in self._endpoints
+        ]
+
     async def _once(
-        self, endpoint: Endpoint, patience: Patience, start: int, end: int
+        self, endpoint: Endpoint, path: str, patience: Patience, start: int, end: int
     ) -> AsyncGenerator[bytes, None]:
         """Yield what one response brings of the bytes wanted."""
         # Docker's storage back ends compress on the way when they may; the digest is of what is not.
@@ -133,11 +141,12 @@ class BlobReader:
             headers["Range"] = f"bytes={start}-{end - 1}"
         async with endpoint.request(
             "GET",
-            content_path(self._repository, self._target),
+            path,
             repository=self._repository,
             scopes=(repository_scope(self._repository, "pull"),),
             headers=headers,
             patience=patience,
+            trusted="://" not in path,
         ) as response:
             if response.status not in {200, 206}:
                 raise await error_of(response, self._what)

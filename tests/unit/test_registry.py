@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import ssl
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -239,6 +240,20 @@ async def test_lies_about_size_and_digest_are_found_out(sent: bytes, why: str) -
         server.manifests["a/b", digest_of(DATA)] = (MANIFEST, sent)
         with pytest.raises((DataLoss, ResourceExhausted)):
             await registry.manifest("a/b", described(DATA, MANIFEST))
+
+
+async def test_a_blob_that_is_kept_elsewhere_is_fetched_there_without_credentials() -> None:
+    async with FakeRegistry() as elsewhere, FakeRegistry() as server, server.client() as registry:
+        target = replace(
+            elsewhere.add(DATA), urls=("ftp://x/y", f"{elsewhere.url}/v2/x/blobs/{digest_of(DATA)}")
+        )
+        registry.endpoints()[0].authorizer("a/b").header = _bearer
+        assert await read(registry, target) == DATA
+        assert "Authorization" not in elsewhere.requests[0].headers
+        assert not server.requests
+        elsewhere.blobs.clear()
+        server.add(DATA)
+        assert await read(registry, target) == DATA
 
 
 async def test_more_than_was_announced_is_not_taken() -> None:
