@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from betterproto2 import Message
 
-    from containerd_aio._transport.channel import RPCHook
+    from containerd_aio._transport.hook import RPCHook
     from containerd_aio.events.callbacks import StateChanges
     from containerd_aio.events.dispatch import DeliveryFailure, Retry
     from containerd_aio.events.states import StateChange
@@ -261,7 +261,8 @@ class Client(ContainerVerbs, ImageVerbs, ServiceVerbs):
             filters: Filters in containerd's language; an event that matches any of them is delivered.
             buffer: How many events are kept for a slow reader. Only that reader is affected when there are more.
             overflow: What happens then: ``"drop_oldest"``, the oldest are dropped and a `Lagged` says how many;
-                ``"close"``, the subscription ends with `ResourceExhausted`.
+                ``"block_never"``, what comes is missed and a `Lagged` says how much; ``"close"``, the subscription ends
+                with `ResourceExhausted`.
             labels: Only events of containers and tasks that have these labels. That costs a listing, and one call per new
                 container. Events of a container whose labels can't be learnt, as it was gone already, are delivered.
             all_namespaces: Events of every namespace, not only of the client's.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal, Self, TypeAlias
+from typing import TYPE_CHECKING, Literal, Self, TypeAlias, get_args
 
 import anyio
 
@@ -20,10 +20,12 @@ if TYPE_CHECKING:
     from containerd_aio.events.hub import EventHub
     from containerd_aio.events.labels import Labels
 
-Overflow = Literal["drop_oldest", "close"]
+Overflow = Literal["drop_oldest", "block_never", "close"]
 """What happens to a subscriber whose buffer is full; others, the hub and containerd never wait for it.
 
-* ``drop_oldest``: it loses its oldest events, and a `Lagged` stands in their place.
+* ``drop_oldest``: it loses its oldest events, and a `Lagged` stands in their place: the newest say how things are now.
+* ``block_never``: it keeps what it has and misses what comes, and a `Lagged` stands in its place: the oldest say how
+  things came about.
 * ``close``: it ends. What was buffered can still be read, then `ResourceExhausted` says how many events were missed.
 """
 
@@ -55,8 +57,8 @@ class Subscription:
     ) -> None:
         if buffer < 1:
             raise InvalidArgument(f"buffer is {buffer}; a subscription needs room for at least one event")
-        if overflow not in {"drop_oldest", "close"}:
-            raise InvalidArgument(f"overflow is {overflow!r}; it is 'drop_oldest' or 'close'")
+        if overflow not in get_args(Overflow):
+            raise InvalidArgument(f"overflow is {overflow!r}; it is one of {', '.join(get_args(Overflow))}")
         self._hub = hub
         self._filter = FilterSet(filters) if filters else None
         self._namespace = namespace
@@ -64,7 +66,7 @@ class Subscription:
         self._capacity = buffer
         self._overflow = overflow
         # With the labels to come, by which it is to be judged, or without.
-        self._items: deque[tuple[_Item | Gap, Labels | None]] = deque()
+        self._items: deque[tuple[_Item | Gap | Lagged, Labels | None]] = deque()
         self._missed = 0
         self._missed_gap: Gap | None = None
         self._wakeup = anyio.Event()
@@ -143,20 +145,26 @@ class Subscription:
 
     def _next(self) -> Event | Gap | Lagged | None:
         """Take the next item out of the buffer; None when there is none that can be delivered yet."""
-        if self._missed and not self._overflowed:
-            missed, self._missed = self._missed, 0
-            return Lagged(missed)
-        if self._missed_gap is not None:
-            gap, self._missed_gap = self._missed_gap, None
-            return gap
+        if self._overflow != "block_never" or not self._items:
+            marker = self._marker()
+            if marker is not None:
+                return marker
         while self._items:
             item, labels = self._items[0]
             if labels is not None and not labels.settled and not self._closed:
                 return None
             self._items.popleft()
             if labels is None or self._selects(labels):
-                return item if isinstance(item, Event | Gap) else item.event
+                return item if isinstance(item, Event | Gap | Lagged) else item.event
         return None
+
+    def _marker(self) -> Gap | Lagged | None:
+        """Take what is to be said of what was missed, and not yet said."""
+        if self._missed and not self._overflowed:
+            missed, self._missed = self._missed, 0
+            return Lagged(missed)
+        gap, self._missed_gap = self._missed_gap, None
+        return gap
 
     # --- for the hub --------------------------------------------------------------------------------------------------
 
@@ -196,16 +204,21 @@ class Subscription:
         return all(found.get(name) == value for name, value in self._labels.items())
 
     def _put(self, item: _Item | Gap, labels: Labels | None = None) -> None:
-        if self._overflowed or (len(self._items) >= self._capacity and self._overflow == "close"):
-            self._overflowed = True
+        full = len(self._items) >= self._capacity
+        if full and self._overflow == "drop_oldest":
+            self._miss(self._items.popleft()[0])
+        elif full or self._overflowed:
+            self._overflowed = self._overflow == "close"
             self._miss(item)
-        else:
-            if len(self._items) >= self._capacity:
-                self._miss(self._items.popleft()[0])
-            self._items.append((item, labels))
+            self._wake()
+            return
+        elif self._overflow == "block_never":
+            while (marker := self._marker()) is not None:
+                self._items.append((marker, None))
+        self._items.append((item, labels))
         self._wake()
 
-    def _miss(self, item: _Item | Gap) -> None:
+    def _miss(self, item: _Item | Gap | Lagged) -> None:
         if not isinstance(item, Gap):
             self._missed += 1
             self.dropped += 1

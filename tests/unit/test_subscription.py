@@ -119,6 +119,20 @@ async def test_E29_close_ends_with_how_many_were_missed_after_what_was_buffered(
             await anext(events)
 
 
+async def test_E29_block_never_keeps_the_oldest_and_says_where_how_many_are_missing() -> None:
+    async with subscription(overflow="block_never") as events:
+        for n in range(10):
+            events.offer(event(n))
+        assert (events.pending, events.dropped) == (3, 7)
+        assert (await anext(events)).pid == 0  # type: ignore[union-attr]
+        events.offer(event(10))
+        events.interrupt(gap(1))
+        assert await read(events) == [1, 2, Lagged(7), 10, gap(1)]
+        for n in range(5):
+            events.offer(event(n))
+        assert await read(events) == [0, 1, 2, Lagged(2)]
+
+
 async def test_E31_a_gap_is_never_lost_to_a_full_buffer() -> None:
     async with subscription() as events:
         events.interrupt(gap(1))
@@ -142,17 +156,25 @@ async def test_E31_a_gap_that_does_not_fit_ends_a_subscription_that_is_to_end() 
             await anext(events)
 
 
-@given(st.integers(1, 5), st.lists(st.one_of(st.just("read"), st.just("gap"), st.just("event")), max_size=60))
-def test_E29_whatever_the_reader_does_nothing_is_unaccounted_for(buffer: int, steps: list[str]) -> None:
+@given(
+    st.integers(1, 5),
+    st.lists(st.one_of(st.just("read"), st.just("gap"), st.just("event")), max_size=60),
+    st.sampled_from(["drop_oldest", "block_never"]),
+)
+def test_E29_whatever_the_reader_does_nothing_is_unaccounted_for(
+    buffer: int, steps: list[str], overflow: str
+) -> None:
     async def run() -> None:
         offered, read_items, missed, gaps = 0, [], 0, 0
-        async with subscription(buffer=buffer) as events:
+        async with subscription(buffer=buffer, overflow=overflow) as events:
 
             async def take() -> None:
                 nonlocal missed
                 item = await anext(events)
                 if isinstance(item, Lagged):
                     missed += item.missed
+                    if overflow == "block_never":  # it stands where they would have been
+                        read_items.extend(range(len(read_items), len(read_items) + item.missed))
                 elif isinstance(item, TaskExit):
                     read_items.append(item.pid)
 
@@ -165,11 +187,14 @@ def test_E29_whatever_the_reader_does_nothing_is_unaccounted_for(buffer: int, st
                 elif step == "event":
                     events.offer(event(offered))
                     offered += 1
-                assert events.pending <= buffer
+                assert events.pending <= buffer + (2 if overflow == "block_never" else 0)  # the markers
             while events.pending or events._missed or events._missed_gap:
                 await take()
-            assert read_items == sorted(read_items)
-            assert len(read_items) + missed == offered
+            if overflow == "block_never":
+                assert read_items == list(range(offered))
+            else:
+                assert read_items == sorted(read_items)
+                assert len(read_items) + missed == offered
             assert events.dropped == missed
 
     asyncio.run(run())
@@ -179,7 +204,7 @@ def test_E29_whatever_the_reader_does_nothing_is_unaccounted_for(buffer: int, st
     ("options", "match"),
     [
         ({"buffer": 0}, "buffer is 0"),
-        ({"overflow": "spill"}, "'drop_oldest' or 'close'"),
+        ({"overflow": "spill"}, "one of drop_oldest, block_never, close"),
         ({"labels": {"app": 1}}, "label 'app': 1 is no text"),
     ],
 )
