@@ -5,6 +5,8 @@
 * ``containerd_client``: a `Client` of that fake.
 * ``containerd_daemon``: a real private containerd for the whole session. Tests that ask for it are skipped where it can't
   be started.
+* ``containerd_registry``: a real registry for the whole session, `RegistryServer`. Tests that ask for it are skipped where
+  ``docker-registry`` is missing.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from containerd_aio.client import Client
     from containerd_aio.daemon import Daemon
     from containerd_aio.testing.fake import FakeContainerd
+    from containerd_aio.testing.registry import RegistryServer
 
 _async_fixture: Any = pytest.fixture
 with suppress(ImportError):  # without it, another plugin runs async fixtures, and takes them as they are
@@ -72,3 +75,18 @@ def containerd_daemon() -> Iterator[Daemon]:
         portal.wrap_async_context_manager(Daemon(log_level="warn")) as daemon,
     ):
         yield daemon
+
+
+@pytest.fixture(scope="session")
+def containerd_registry() -> Iterator[RegistryServer]:
+    """A real registry of this test session's own, open to all, on a free port of loopback."""
+    import shutil
+
+    if shutil.which("docker-registry") is None:
+        pytest.skip("there is no docker-registry on PATH; install the package docker-registry")
+    from anyio.from_thread import start_blocking_portal
+
+    from containerd_aio.testing.registry import RegistryServer
+
+    with start_blocking_portal() as portal, portal.wrap_async_context_manager(RegistryServer()) as registry:
+        yield registry

@@ -234,3 +234,8 @@ async def test_a_server_that_does_not_start(tmp_path: Path) -> None:
     with pytest.raises(ContainerdError, match="package docker-registry"):
         async with RegistryServer(binary="no-such-program"):
             pass
+
+
+async def test_the_plugins_registry(containerd_registry: RegistryServer) -> None:
+    async with Registry(containerd_registry.host, keychain=ANONYMOUS) as opened:
+        await round_trip(opened)
