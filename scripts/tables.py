@@ -212,7 +212,7 @@ def go_rows() -> list[Row]:
     rows = []
     for name, entry in tomllib.loads((DATA / "go-tests.toml").read_text(encoding="utf-8")).items():
         since = entry.get("since", "")
-        wanted = tuple(release for release in RELEASES if release >= since)
+        wanted = tuple(r for r in RELEASES if r >= since and entry["tags"] != "U")
         cells = [f"`{name}`", entry["tags"], entry.get("note", "")]
         rows.append(Row(f"go:{name}", cells, wanted=wanted, since=since))
     return rows
@@ -371,7 +371,8 @@ def pages(evidence: Evidence) -> dict[Path, str]:
         "Each integration test of containerd 2.1.9's client that concerns a client, and ours that shows the same."
     ]
     go += [
-        "Tags: L needs nothing else, P privileges, C CRIU, N a registry, D a daemon that is restarted.",
+        "Tags: L needs nothing else, P privileges, C CRIU, N a registry, D a daemon that is restarted,",
+        "U a unit test of Go's whose cases are tried here too.",
         "",
     ]
     go += _table(["Go's test", "tags", "note"], rows["go"], evidence)
