@@ -16,8 +16,8 @@ from containerd_aio.distribution.manifests import (
     read_document,
     resolve_manifest,
 )
-from containerd_aio.distribution.platforms import Platform, default_platform, match_only
-from containerd_aio.errors import InvalidArgument
+from containerd_aio.distribution.platforms import Platform, default_platform, match_only, match_strict
+from containerd_aio.errors import FailedPrecondition, InvalidArgument
 from containerd_aio.services.content import ContentStore
 from containerd_aio.services.images import ImageRecord, ImageStore
 from containerd_aio.services.snapshots import Snapshotter, resolve_snapshotter
@@ -248,18 +248,39 @@ class Image:
         """
         self.record = await ImageStore(self._services).update_labels(self.name, labels)
 
-    async def unpack(self, snapshotter: str | None = None) -> str:
+    async def unpack(self, snapshotter: str | None = None, *, check_platform: bool = False) -> str:
         """Unpack the image into snapshots, as far as that is not done; see `distribution.unpack.unpack`.
 
         Args:
             snapshotter: Where to; by default the namespace's default, else ``overlayfs``.
+            check_platform: Refuse an image for a platform that the snapshotter does not say it serves (Go:
+                WithSnapshotterPlatformCheck).
 
         Returns:
             The chain id.
+
+        Raises:
+            FailedPrecondition: The snapshotter does not serve the image's platform.
         """
         from containerd_aio.distribution.unpack import unpack
 
-        return await unpack(self._services, await self.manifest(), snapshotter=snapshotter)
+        manifest = await self.manifest()
+        if check_platform:
+            await self._check_snapshotter(await resolve_snapshotter(self._services, snapshotter), manifest)
+        return await unpack(self._services, manifest, snapshotter=snapshotter)
+
+    async def _check_snapshotter(self, snapshotter: str, manifest: ImageManifest) -> None:
+        from containerd_aio.services.introspection import Introspection
+
+        wanted = await config_platform(self._content, manifest.config)
+        chosen = f"type==io.containerd.snapshotter.v1,id=={snapshotter}"
+        plugins = await Introspection(self._services).plugins(chosen)
+        served = [platform for plugin in plugins for platform in plugin.platforms]
+        if not any(match_strict(platform)(wanted) is not None for platform in served):
+            raise FailedPrecondition(
+                f"snapshotter {snapshotter} does not support platform {wanted} of image {self.name}; it supports "
+                f"{', '.join(map(str, served)) or 'none'}"
+            )
 
     async def is_unpacked(self, snapshotter: str | None = None) -> bool:
         """Tell whether the snapshot with all layers is there.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from containerd_aio import AlreadyExists, Client, Image, InvalidArgument, NotFound
+from containerd_aio import AlreadyExists, Client, FailedPrecondition, Image, InvalidArgument, NotFound
 from containerd_aio.distribution.build import Entry, Variant, build_index, directory_layer
 from containerd_aio.services.content import ContentStore
 from containerd_aio.services.descriptor import Descriptor, Platform
@@ -145,6 +145,19 @@ async def test_is_unpacked(client: Client) -> None:
     assert await image.is_unpacked()
     again = await client.build_image("example.com/app:2", layers=LAYERS, unpack=True)
     assert (again.target, await again.is_unpacked()) == (image.target, True)
+
+
+@pytest.mark.shows("go:TestImageSupportedBySnapshotter_Error")
+async def test_a_snapshotter_for_another_platform(client: Client) -> None:
+    here = await client.build_image(NAME, layers=LAYERS)
+    assert await here.unpack(check_platform=True) == await here.chain_id()
+    other = await client.build_image(NAME, layers=LAYERS, platform="linux/s390x")
+    with pytest.raises(
+        FailedPrecondition,
+        match=f"overlayfs does not support platform linux/s390x of image {NAME}; it supports {here.platform}",
+    ):
+        await other.unpack(check_platform=True)
+    assert await other.unpack(), "where nobody asks, it is the caller's affair"
 
 
 async def test_a_built_image_runs(client: Client, tmp_path: Path, rootfs: str) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import json
 import tarfile
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -15,8 +17,9 @@ import pytest
 from containerd_aio._transport.connections import Connections
 from containerd_aio._transport.dial import Address
 from containerd_aio.daemon import Daemon
-from containerd_aio.distribution.archive import import_archive
-from containerd_aio.distribution.manifests import OCI_INDEX, OCI_MANIFEST
+from containerd_aio.distribution.archive import add_prefix, filter_prefix, import_archive
+from containerd_aio.distribution.build import Entry, build_image, layer_tar
+from containerd_aio.distribution.manifests import OCI_INDEX, OCI_LAYER_GZIP, OCI_MANIFEST
 from containerd_aio.errors import InvalidArgument, NotFound
 from containerd_aio.image import Image
 from containerd_aio.services.content import ContentStore
@@ -149,8 +152,6 @@ def docker_archive(path: Path) -> Path:
     layer = io.BytesIO()
     with tarfile.open(fileobj=layer, mode="w") as tar:
         tar.addfile(tarfile.TarInfo("file"))
-    import hashlib
-
     digest = "sha256:" + hashlib.sha256(layer.getvalue()).hexdigest()
     config = json.dumps(
         {"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": [digest, digest]}}
@@ -181,6 +182,91 @@ async def test_import_of_an_old_docker_archive(services: Services, tmp_path: Pat
     image = Image(services, records[0])
     assert len(await image.rootfs()) == 2
     assert await image.unpack() == await image.chain_id()
+
+
+@pytest.mark.shows("go:TestImport", "seed:containerd.WithRefObject")
+async def test_names_are_made_or_filtered(services: Services, tmp_path: Path) -> None:
+    """Go: OCI, OCIPrefixName, OCIPrefixName2, OCI-Labels."""
+    tags = ("latest", "example.com/app:2", "example.com/apple:1")
+    archive = oci_archive(
+        *(entry_of(n, {"org.opencontainers.image.ref.name": tag}) for n, tag in enumerate(tags))
+    )
+
+    async def names(**options: Any) -> list[str]:
+        return [
+            r.name for r in await import_archive(services, io.BytesIO(archive), labels={"a": "b"}, **options)
+        ]
+
+    assert await names(names=add_prefix("example.com/app")) == [
+        "example.com/app:latest",
+        "example.com/app:2",
+        "example.com/apple:1",
+    ]
+    assert await names(names=filter_prefix("example.com/app")) == [
+        "example.com/app:latest",
+        "example.com/app:2",
+    ]
+    assert await names(names=lambda found: "chosen" if found == "latest" else None) == ["chosen"]
+    by_digest = await names(
+        names=filter_prefix("example.com/app"), digest_names="by", skip_digest_of_named=True
+    )
+    assert by_digest[:2] == ["example.com/app:latest", "example.com/app:2"]
+    assert [name[:10] for name in by_digest[2:]] == ["by@sha256:"]
+    with pytest.raises(InvalidArgument, match="not both"):
+        await names(name="app", names=add_prefix("app"))
+    assert {r.labels["a"] for r in await ImageStore(services).list()} == {"b"}
+
+
+@pytest.mark.shows("go:TestImport")
+async def test_an_index_that_lists_what_is_missing(services: Services) -> None:
+    """Go: OCI-IndexWithoutAnyManifest, OCI-IndexWithMissingManifestDescendants, OCI-BadFormat."""
+    with pytest.raises(NotFound, match="no image at all"):
+        await import_archive(services, io.BytesIO(oci_archive()))
+    absent = {"mediaType": OCI_MANIFEST, "digest": "sha256:" + "0" * 64, "size": 3}
+    there, blobs = entry_of(0, {})
+    index = json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [there, absent]}).encode()
+    digest = f"sha256:{hashlib.sha256(index).hexdigest()}"
+    top = {"mediaType": OCI_INDEX, "digest": digest, "size": len(index)}
+    archive = oci_archive((top, {**blobs, digest: index}))
+    with pytest.raises(InvalidArgument, match=f"{absent['digest']} is missing"):
+        await import_archive(services, io.BytesIO(archive), name=NAME)
+    [record] = await import_archive(services, io.BytesIO(archive), name=NAME, skip_missing=True)
+    await collect_garbage(services)
+    assert record.target.digest == digest
+    assert len(await ContentStore(services).list()) == 4
+    assert await Image(services, record).unpack()
+    with pytest.raises(InvalidArgument, match=r"version '2\.0\.0'"):
+        await import_archive(services, io.BytesIO(oci_archive(version="2.0.0")))
+
+
+@pytest.mark.shows("go:TestImport")
+async def test_plain_layers_of_an_old_docker_archive_are_packed(services: Services, tmp_path: Path) -> None:
+    """Go: DockerV2.0, DockerV2.1 and WithImportCompression."""
+    path = docker_archive(tmp_path / "docker.tar")
+    packed, _ = await import_archive(services, path, compress=True)
+    manifest = await Image(services, packed).manifest()
+    assert {layer.media_type for layer in manifest.layers} == {OCI_LAYER_GZIP}
+    assert await Image(services, packed).unpack()
+    again, _ = await import_archive(services, path, compress=True)
+    assert again.target == packed.target, "what is packed already is not packed again"
+    await collect_garbage(services)
+    assert len(await ContentStore(services).list()) == 3
+
+
+def entry_of(number: int, annotations: dict[str, str]) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """An entry of an index and its blobs."""
+    image = build_image(layers=[{"number": b"%d" % number}])
+    return {**image.target.to_json(), "annotations": annotations}, dict(image.blobs)
+
+
+def oci_archive(*entries: tuple[dict[str, Any], dict[str, bytes]], version: str = "1.0.0") -> bytes:
+    files: dict[str, bytes | Entry] = {
+        "oci-layout": json.dumps({"imageLayoutVersion": version}).encode(),
+        "index.json": json.dumps({"schemaVersion": 2, "manifests": [entry for entry, _ in entries]}).encode(),
+    }
+    for _, blobs in entries:
+        files |= {f"blobs/{digest.replace(':', '/')}": data for digest, data in blobs.items()}
+    return layer_tar(files)
 
 
 # -- what is no image -------------------------------------------------------------------------------------------
