@@ -17,6 +17,8 @@ import anyio
 from containerd_aio.distribution._leases import pull_lease
 from containerd_aio.distribution.fetch import Fetcher, FetchLimits
 from containerd_aio.distribution.manifests import (
+    DOCKER_CONFIG,
+    OCI_CONFIG,
     gc_labels,
     is_index,
     is_layer,
@@ -40,6 +42,10 @@ if TYPE_CHECKING:
     from containerd_aio.distribution.reference import Reference
     from containerd_aio.distribution.registry import Registry
     from containerd_aio.services.stubs import Services
+
+
+# What has a platform and a root file system; Docker's first registries sent the config without a type of its own.
+_CONFIGS = frozenset({OCI_CONFIG, DOCKER_CONFIG, "application/octet-stream"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,9 +215,14 @@ class _Pull:
     async def _manifest(self, target: Descriptor, *, wanted: bool) -> bool:
         document, found = await self._fetcher.document(target, self._manifest_labels)
         manifest = parse_manifest(target, document)
-        config, _ = await self._fetcher.document(manifest.config, lambda _: {})
-        platform = Platform.from_json(config)
-        self.seen.add(str(platform))
+        platform = Platform("", "")
+        if manifest.config.media_type in _CONFIGS:
+            config, _ = await self._fetcher.document(manifest.config, lambda _: {})
+            platform = Platform.from_json(config)
+        else:  # an artifact: its config may be anything
+            await self._fetcher.blob(manifest.config)
+        if platform.os:
+            self.seen.add(str(platform))
         suits = wanted and (not platform.os or self._options.matches(platform) is not None)
         if not suits:
             return False

@@ -37,7 +37,7 @@ from containerd_aio.testing.images import Variant
 from containerd_aio.testing.registry import RegistryServer
 from tests.integration.image_support import collect_garbage, eventually, leftovers
 from tests.integration.registry_support import ANONYMOUS, add_image, layers, unique_repository
-from tests.unit.fake_registry import FakeRegistry, cut_after, digest_of
+from tests.unit.fake_registry import FakeRegistry, cut_after, digest_of, status
 
 PLATFORMS = ("linux/amd64", "linux/arm64", "linux/s390x")
 
@@ -300,6 +300,23 @@ async def test_a_registry_that_cuts_is_resumed(client: Client, shop: Shop) -> No
     await complete(client, name)
 
 
+async def test_a_registry_that_is_busy_and_keeps_its_blobs_elsewhere(client: Client, shop: Shop) -> None:
+    name = shop.offer("a/b", "1", BIG, b"small")
+    async with FakeRegistry() as storage:
+        storage.blobs, shop.blobs = shop.blobs, {}
+
+        async def elsewhere(request: web.Request) -> web.StreamResponse:
+            return web.Response(status=307, headers={"Location": f"{storage.url}{request.path}"})
+
+        shop.on("HEAD", "manifests", status(429, Retry_After="0"), times=2)
+        shop.on("GET", "manifests", status(503), times=1)
+        shop.on("GET", "blobs", status(500), times=1)
+        shop.on("GET", "blobs", elsewhere)
+        await client.pull(name, hosts=shop.hosts, keychain=ANONYMOUS)
+        assert storage.count("GET", "blobs") == 3
+    await complete(client, name)
+
+
 async def test_large_layers_come_in_ranges(
     client: Client, shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -367,6 +384,22 @@ async def test_the_right_content_is_taken_from_the_next_host(client: Client, sho
         await client.pull(name, hosts=lambda _: hosts, keychain=ANONYMOUS)
         assert mirror.count("GET", digest) == 1
     await complete(client, name)
+
+
+async def test_an_artifact_is_fetched_and_not_unpacked(client: Client, shop: Shop) -> None:
+    config, payload = shop.add(b"no json"), shop.add(b"a chart")
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "artifactType": "application/vnd.example.chart",
+        "config": {**config.to_json(), "mediaType": "text/plain"},
+        "layers": [{**payload.to_json(), "mediaType": "application/vnd.example.chart"}],
+    }
+    shop.add_manifest("a/b", "1", json.dumps(manifest).encode())
+    image = await client.pull(f"{shop.host}/a/b:1", hosts=shop.hosts, keychain=ANONYMOUS)
+    await collect_garbage(client.services)
+    assert set(await digests(client)) == {image.target.digest, config.digest, payload.digest}
+    assert not await Snapshotter(client.services).list()
 
 
 @pytest.mark.shows("seed:containerd.WithSchema1Conversion", "seed:containerd.RemoteContext.ConvertSchema1")
