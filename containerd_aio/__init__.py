@@ -10,7 +10,7 @@ from containerd_aio._version import __version__
 
 if TYPE_CHECKING:
     from containerd_aio import cni, metrics, mounts, oci, restart, stdio, typeurl
-    from containerd_aio._transport.channel import Call, RPCHook
+    from containerd_aio._transport.hook import Call, RPCHook
     from containerd_aio.checkpoint import CheckpointOptions
     from containerd_aio.client import Client, Version
     from containerd_aio.container import Container, ContainerInfo
@@ -132,7 +132,7 @@ _HOMES = {
     "idmap": ("IDMap", "IDRange"),
     "metrics": ("Cgroup1Metrics", "Cgroup2Metrics", "TaskMetrics"),
     "restart": ("RestartPolicy", "RestartState"),
-    "_transport.channel": ("Call", "RPCHook"),
+    "_transport.hook": ("Call", "RPCHook"),
     "services.descriptor": ("Descriptor", "Platform"),
     "services.snapshots": ("Mount", "Snapshotter", "SnapshotInfo"),
     "services.namespaces": ("Namespace", "Namespaces"),

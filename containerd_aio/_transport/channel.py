@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 import anyio
 from grpclib.client import Channel as _GrpclibChannel
@@ -26,10 +26,11 @@ from multidict import MultiDict
 
 from containerd_aio._transport.absence import absent, explain
 from containerd_aio._transport.balance import BalancedDeadlineWrapper, BalancedWrapper
-from containerd_aio._transport.codec import Codec, encode_pieces
+from containerd_aio._transport.codec import Codec, bytes_field, encode_pieces
 from containerd_aio._transport.deadlines import default_timeout
 from containerd_aio._transport.dial import explain_dial_failure
 from containerd_aio._transport.guard import check_request
+from containerd_aio._transport.hook import Call
 from containerd_aio._transport.receive import Receiver, ReceivingProtocol
 from containerd_aio._transport.send import send_data
 from containerd_aio.errors import (
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from grpclib.protocol import EventsProcessor, H2Protocol
 
     from containerd_aio._transport.dial import Address
+    from containerd_aio._transport.hook import RPCHook
 
 T = TypeVar("T")
 
@@ -67,34 +69,6 @@ _CONCURRENT_CALLS = 64
 
 
 _FIXED_HEADERS = (("te", "trailers"), ("content-type", GRPC_CONTENT_TYPE), ("user-agent", USER_AGENT))
-
-
-class Call:
-    """One RPC, as the hook sees it.
-
-    Attributes:
-        method: Full gRPC method, such as ``/containerd.services.tasks.v1.Tasks/Get``.
-        headers: Request headers; the hook may add to them (a trace context, for example).
-        address: The address of the daemon.
-    """
-
-    __slots__ = ("address", "headers", "method")
-
-    def __init__(self, method: str, headers: MultiDict[str], address: str) -> None:
-        self.method = method
-        self.headers = headers
-        self.address = address
-
-
-class RPCHook(Protocol):
-    """What tracing and metrics are attached through: called as each RPC starts.
-
-    It may return a function, which is then called once when the RPC has ended, with the error or None. Both run in the
-    event loop and must not block; what they raise goes to the caller of the RPC.
-    """
-
-    def __call__(self, call: Call, /) -> Callable[[BaseException | None], None] | None:
-        """Take note of `call`."""
 
 
 class Stream(_GrpclibStream[Any, Any]):
@@ -211,6 +185,16 @@ class Stream(_GrpclibStream[Any, Any]):
             return None
         try:
             return self._codec.decode(data, self._recv_type)
+        except ValueError as exc:
+            raise Internal(f"the reply is not a {self._recv_type.__name__}: {exc}") from exc
+
+    async def recv_field(self, name: str) -> bytes | None:
+        """Return one ``bytes`` field of the next message, None at the end of the stream: for bulk data, less copied."""
+        found = await self._arrival(self._receiver.take_pieces)
+        if found is None:
+            return None
+        try:
+            return bytes_field(self._recv_type, name, found if isinstance(found, list) else [found])
         except ValueError as exc:
             raise Internal(f"the reply is not a {self._recv_type.__name__}: {exc}") from exc
 

@@ -14,7 +14,7 @@ import betterproto2 as bp
 from grpclib.encoding.base import CodecBase
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     Decoder = Callable[[bytes, int, int], Any]
     Encoder = Callable[[Any], bytes]
@@ -29,7 +29,7 @@ _DOUBLE = struct.Struct("<d")
 _NUMBERS = _VARINT | {bp.TYPE_DOUBLE}
 
 
-def read_varint(buf: bytes, pos: int) -> tuple[int, int]:
+def read_varint(buf: bytes | memoryview, pos: int) -> tuple[int, int]:
     """Return the varint at `pos` and the position behind it."""
     result = shift = 0
     while True:
@@ -347,6 +347,45 @@ def decode(cls: type[M], data: bytes) -> M:
     except (IndexError, struct.error) as exc:
         raise ValueError(f"{cls.__name__}: the message is cut short") from exc
     return message
+
+
+# What may stand before a large field: tags and varints, a few bytes each.
+_HEAD = 32
+
+
+def bytes_field(cls: type[bp.Message], name: str, pieces: Sequence[bytes | memoryview]) -> bytes:
+    """Return a ``bytes`` field of a message that came in pieces, copied once if it is the last and only varints precede it.
+
+    Args:
+        cls: Class of the message.
+        name: The field.
+        pieces: The message.
+
+    Raises:
+        ValueError: It is not such a message.
+    """
+    first, size = pieces[0], sum(map(len, pieces))
+    begin = _find(first, _metadata(cls).meta_by_field_name[name].number << 3 | 2, size)
+    if begin is None:
+        value: bytes = getattr(decode(cls, b"".join(pieces)), name)
+        return value
+    return b"".join([memoryview(first)[begin:], *pieces[1:]])
+
+
+def _find(buf: bytes | memoryview, tag: int, size: int) -> int | None:
+    """Return where the field begins that reaches from there to the end of a message of `size` bytes beginning with `buf`."""
+    pos = 0
+    try:
+        while pos < min(len(buf), _HEAD):
+            found = buf[pos]
+            value, pos = read_varint(buf, pos + 1)
+            if found == tag:
+                return pos if pos + value == size else None
+            if found & 0x87:  # no varint, or a tag of two bytes
+                return None
+    except (IndexError, ValueError):
+        pass
+    return None
 
 
 class Codec(CodecBase):

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from grpclib.const import Cardinality
     from grpclib.metadata import Deadline
 
-    from containerd_aio._transport.channel import RPCHook, Stream
+    from containerd_aio._transport.channel import Stream
     from containerd_aio._transport.dial import Address
+    from containerd_aio._transport.hook import RPCHook
 
 NAMESPACE_HEADER = "containerd-namespace"
 LEASE_HEADER = "containerd-lease"

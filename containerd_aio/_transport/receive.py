@@ -60,7 +60,8 @@ class Receiver:
         self._window = window
         self._limit = limit
         self._write = write
-        self._messages: deque[tuple[bytes, int]] = deque()  # with the window to give back when it is taken
+        # With the window to give back when it is taken; a message that came in pieces is still in pieces.
+        self._messages: deque[tuple[bytes | list[bytes | memoryview], int]] = deque()
         self._chunks: list[bytes | memoryview] = []  # of the message that is still incomplete
         self._have = 0
         self._need = 0  # bytes until it is complete, prefix included; 0 while the prefix is not here
@@ -73,7 +74,13 @@ class Receiver:
 
     def feed(self, data: bytes, start: int, stop: int) -> None:
         """Take the payload ``data[start:stop]`` of a DATA frame."""
-        self._stream.data_received += stop - start
+        size = stop - start
+        self._stream.data_received += size
+        if self._have + size < self._need:  # somewhere within a large message
+            self._chunks.append(memoryview(data)[start:stop])
+            self._have += size
+            self._return(size)
+            return
         while start < stop and self._error is None:
             if not self._have and stop - start >= _PREFIX:
                 # The usual case: a message begins here. If it is whole, it is cut out at once.
@@ -104,7 +111,7 @@ class Receiver:
         self._have += end - start
         self._return(end - start)  # at once: a message larger than the window would wait for itself
         if self._have == self._need:
-            self._messages.append((b"".join(self._chunks), _PREFIX))
+            self._messages.append((self._chunks, _PREFIX))
             self._chunks, self._have, self._need = [], 0, 0
         return end
 
@@ -135,6 +142,11 @@ class Receiver:
 
     def take(self) -> bytes | None:
         """Return the next message if it is here, else None."""
+        message = self.take_pieces()
+        return b"".join(message) if isinstance(message, list) else message
+
+    def take_pieces(self) -> bytes | list[bytes | memoryview] | None:
+        """Return the next message if it is here, in the pieces in which it came."""
         if self._messages:
             message, size = self._messages.popleft()
             self._return(size)
@@ -149,7 +161,7 @@ class Receiver:
             raise self._error
         taken, self._messages = self._messages, deque()
         self._return(sum(size for _, size in taken))
-        return [message for message, _ in taken]
+        return [b"".join(message) if isinstance(message, list) else message for message, _ in taken]
 
     @property
     def exhausted(self) -> bool:

@@ -6,7 +6,7 @@ import builtins
 import hashlib
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import anyio
 from grpclib.const import Cardinality
@@ -188,8 +188,9 @@ class ContentStore:
             await stream.send_message(
                 ReadContentRequest(digest=digest, offset=offset, size=size or 0), end=True
             )
-            async for reply in stream:
-                yield reply.data
+            replies: Any = stream  # typed by grpclib
+            while (data := await replies.recv_field("data")) is not None:
+                yield data
 
     async def read_all(self, digest: str | Descriptor, *, limit: int = READ_ALL_LIMIT) -> bytes:
         """Return a whole blob.

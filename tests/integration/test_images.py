@@ -11,7 +11,6 @@ from typing import Any
 import anyio
 import pytest
 
-from containerd_aio._transport.channel import Call
 from containerd_aio._transport.connections import Connections
 from containerd_aio._transport.dial import Address
 from containerd_aio.daemon import Daemon
@@ -34,6 +33,7 @@ from containerd_aio.testing.images import (
 from tests.integration.image_support import (
     LAYERS,
     NAME,
+    CancelAt,
     collect_garbage,
     eventually,
     import_one,
@@ -41,30 +41,6 @@ from tests.integration.image_support import (
     in_pieces,
     leftovers,
 )
-
-
-class CancelAt:
-    """Cancels a scope when the RPC of a certain number starts, or has ended."""
-
-    def __init__(self) -> None:
-        self.countdown = -1
-        self.after = False
-        self.scope: anyio.CancelScope | None = None
-        self.calls: list[str] = []
-
-    def arm(self, number: int, scope: anyio.CancelScope, *, after: bool) -> None:
-        self.countdown, self.scope, self.after = number, scope, after
-
-    def __call__(self, call: Call) -> Callable[[BaseException | None], None] | None:
-        self.calls.append(call.method)
-        self.countdown -= 1
-        if self.countdown != 0 or self.scope is None:
-            return None
-        if not self.after:
-            self.scope.cancel()
-            return None
-        scope = self.scope
-        return lambda _error: scope.cancel()
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from grpclib.const import Cardinality
 
 from containerd_aio import errors
 from containerd_aio._transport import channel as channel_module
-from containerd_aio._transport.channel import Call
 from containerd_aio._transport.connections import Connections, NamespacedChannel, active_leases
+from containerd_aio._transport.hook import Call
 from containerd_aio.api.containerd.services.events.v1 import EventsStub, SubscribeRequest
 from containerd_aio.api.containerd.services.tasks.v1 import GetRequest, TasksStub, WaitRequest
 from containerd_aio.api.containerd.services.version.v1 import VersionStub

@@ -8,9 +8,12 @@ from typing import Any
 
 import betterproto2
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from containerd_aio._transport.codec import Codec, decode, encode, read_varint, write_varint
+from containerd_aio._transport.codec import Codec, bytes_field, decode, encode, read_varint, write_varint
 from containerd_aio.api.containerd.events import TaskExit
+from containerd_aio.api.containerd.services.content.v1 import ReadContentResponse
 from containerd_aio.api.containerd.services.images.v1 import DeleteImageRequest
 from containerd_aio.api.containerd.types import Descriptor
 from containerd_aio.api.google.protobuf import Timestamp
@@ -135,3 +138,19 @@ def test_random_bytes_never_raise_anything_else() -> None:
 
 def test_the_codec_leaves_bytes_alone() -> None:
     assert Codec().decode(b"abc", bytes) == b"abc"
+
+
+@given(st.integers(0, 2**62), st.binary(max_size=200), st.lists(st.integers(1, 60)))
+def test_a_field_of_a_message_in_pieces(offset: int, data: bytes, cuts: list[int]) -> None:
+    """The same as from the whole message, wherever it is cut, and whatever stands behind it."""
+    for unknown in (b"", b"\x78\x05"):
+        encoded = encode(ReadContentResponse(offset=offset, data=data)) + unknown
+        pieces: list[bytes | memoryview] = []
+        at = 0
+        for cut in cuts:
+            pieces.append(memoryview(encoded)[at : at + cut])
+            at += cut
+        pieces.append(encoded[at:])
+        assert bytes_field(ReadContentResponse, "data", pieces) == data
+    with pytest.raises(ValueError, match=r"cut short|reaches over"):
+        bytes_field(ReadContentResponse, "data", [b"\x12\x05ab"])
