@@ -141,6 +141,6 @@ async def _spec(scope: Scope, container_id: str, index: Index) -> Spec:
 
 
 async def _read_any(scope: Scope, entry: Descriptor | None) -> AnyMessage | None:
-    if entry is None:
+    if entry is None or entry.size == 0:  # which is how ctr of containerd 1.6 writes that there are none
         return None
     return decode(AnyMessage, await ContentStore(scope.services).read_all(entry.digest))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import anyio
 import pytest
@@ -22,6 +23,10 @@ from containerd_aio import (
     stdio,
 )
 from tests.conftest import left_out, testbed
+
+if TYPE_CHECKING:
+    from containerd_aio import Daemon
+    from tests.integration.daemon_view import Ctr
 
 IMAGE = "docker.io/library/busybox:latest"
 
@@ -288,3 +293,25 @@ async def test_a_restored_container_that_cannot_be_made_leaves_no_snapshot(clien
             await client.restore("twice", image, snapshot="another")
         found = await leftovers(client)
         assert [info.name for info in found["active"]] == ["twice"]  # type: ignore[attr-defined]
+
+
+async def test_checkpoints_of_ctr_and_for_ctr(daemon: Daemon, client: Client, ctr: Ctr) -> None:
+    spaced = ("--namespace", client.namespace, "containers")
+    async with counting(client, "ours") as (container, task):
+        await container.checkpoint("ours:1", options=CheckpointOptions(exit=True))
+        await task.wait(timeout=20)
+        await task.delete()
+        last = await rest_of(task)
+    await ctr(daemon, *spaced, "restore", "--rw", "--live", "theirs", "ours:1")
+    async with await client.container("theirs") as container:
+        assert await (await container.task()).status() == "running"
+        assert int(await in_rootfs(client, "theirs")) >= last
+        # ctr of 1.x leaves the task out without a word if the same spec is there already.
+        await (await client.image("ours:1")).delete(sync=True)
+        await ctr(daemon, *spaced, "checkpoint", "--image", "--rw", "--task", "theirs", "theirs:1")
+        at_dump = int(await in_rootfs(client, "theirs"))
+        image = await client.image("theirs:1")
+        async with await client.restore("again", image) as again:
+            async with await again.new_task(io=stdio.pipes(), checkpoint=image) as task:
+                await task.start()
+                assert last < await reads(task) <= at_dump + 1

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import anyio
 import pytest
 
 from containerd_aio import (
@@ -329,9 +330,14 @@ async def test_users_are_looked_up_in_the_image(client: Client, labelled: str) -
     with pytest.raises(NotFound):
         await client.new_container("nobody", image=labelled, spec_opts=[oci.with_user("nobody")])
     assert not await Snapshotter(client.services).exists("nobody")
-    assert not [
-        mount for mount in Path("/proc/self/mountinfo").read_text().splitlines() if "containerd-aio-" in mount
-    ]
+    assert mounted(client) == []
+
+
+def mounted(client: Client) -> list[str]:
+    """Return the mounts of ours that have to do with the daemon of `client`."""
+    mounts = Path("/proc/self/mountinfo").read_text().splitlines()
+    daemon = Path(client.address.removeprefix("unix://")).parent.name
+    return [mount for mount in mounts if "/containerd-aio-" in mount and daemon in mount]
 
 
 @pytest.mark.shows("go:TestUserNamespaces", "go:TestIDMappedOverlay", "seed:containerd.WithRemappedSnapshot")
@@ -386,6 +392,23 @@ async def test_a_user_namespace_owns_its_files(
             assert owner(mount, "theirs")[0] == 570000
     await collect_garbage(client.services)
     assert [info.name for info in await snapshots.list() if info.kind is not Kind.COMMITTED] == []
+
+
+async def test_a_cancelled_creation_in_a_user_namespace_leaves_nothing(client: Client, labelled: str) -> None:
+    snapshots = Snapshotter(client.services, "native")
+    for n in range(8):
+        with anyio.move_on_after(0.03 * n):
+            container = await client.new_container(
+                f"cancelled-{n}",
+                image=labelled,
+                snapshotter="native",
+                id_map=IDMap.shifted(9, size=80000 + n),
+            )
+            await container.delete()
+    assert await client.containers() == []
+    await collect_garbage(client.services)
+    assert [info.name for info in await snapshots.list() if info.kind is not Kind.COMMITTED] == []
+    assert mounted(client) == []
 
 
 def owner(mount: object, name: str) -> tuple[int, int, int]:
