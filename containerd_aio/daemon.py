@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import os
 import signal
 import threading
@@ -19,9 +18,9 @@ from containerd_aio._daemon import cleanup
 from containerd_aio._daemon.cleanup import Layout
 from containerd_aio._daemon.config import LOG_LEVELS, generate
 from containerd_aio._daemon.logs import Follower, last_words
-from containerd_aio._daemon.paths import directories, executable, socket_path, write_private
+from containerd_aio._daemon.paths import directories, executable, socket_path, take_lock, write_private
 from containerd_aio._daemon.probe import probe
-from containerd_aio._daemon.process import Guardian, WatchedProcess, keep_log, spawn
+from containerd_aio._daemon.process import Guardian, WatchedProcess, inherited_environment, keep_log, spawn
 from containerd_aio._daemon.supervision import Supervision, Watchdog
 from containerd_aio._log import get_logger
 from containerd_aio._supervisor import Supervisor
@@ -41,7 +40,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Daemon", "Supervision"]
 
-_NOT_INHERITED = frozenset({"NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "WATCHDOG_USEC", "WATCHDOG_PID"})
 _POLL = 0.01
 _PROBE_TIMEOUT = 2.0
 _LOCK_POLL = 0.05
@@ -208,14 +206,14 @@ class Daemon:
             if self._supervision is not None:
                 self._supervisor.task_group.start_soon(self._watchdog(self._supervision).run)
         except BaseException:
-            await self._leave(detach=False)
+            await self._leave(failed=True)
             raise
         return self
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
-        await self._leave(detach=self._detach)
+        await self._leave()
 
     async def start(self) -> None:
         """Start the daemon again after `stop`, `kill` or its own end. Containers that still run are found again.
@@ -281,16 +279,10 @@ class Daemon:
             if self._leaving:
                 return False
             self._make_directories(os.path.dirname(self.state))  # noqa: PTH120
-            with contextlib.suppress(FileNotFoundError):  # a predecessor is just removing that directory
-                lock = os.open(self._layout.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-                with contextlib.suppress(OSError):
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    # The file is removed while it is locked: it may be another one by now.
-                    if os.path.samestat(os.fstat(lock), os.stat(self._layout.lock)):  # noqa: PTH116
-                        self._lock = lock
-                        self._make_directories(self.state)
-                        return True
-                os.close(lock)
+            self._lock = take_lock(self._layout.lock)
+            if self._lock is not None:
+                self._make_directories(self.state)
+                return True
             return False
 
     async def _begin(self) -> None:
@@ -301,6 +293,10 @@ class Daemon:
             await self._take_over(WatchedProcess(handles[0]))
         else:
             self._owned = True
+            # Whoever was here before us and was stopped: the state is then as much ours as it was theirs.
+            recorded = await anyio.to_thread.run_sync(cleanup.recorded, self._layout)
+            created = {*self._layout.created, *{self.state}.intersection(recorded.created)}
+            self._layout = dataclasses.replace(self._layout, created=tuple(sorted(created)))
             await anyio.to_thread.run_sync(self._prepare)
             self._follow_log()
             await self._start()
@@ -351,13 +347,8 @@ class Daemon:
                 raise Closed("the daemon's context has been left")
             write_private(self._layout.config, self._config)
             write_private(f"{self.state}/layout.json", self._layout.to_json())
-            # systemd's sockets and watchdog are meant for this process, not for its child
-            env = {name: value for name, value in os.environ.items() if name not in _NOT_INHERITED}
-            handle = spawn(
-                [self._layout.binary, "--config", self._layout.config],
-                env=env | {"PATH": self._layout.path},
-                output=self.log_file,
-            )
+            argv = [self._layout.binary, "--config", self._layout.config]
+            handle = spawn(argv, env=inherited_environment(self._layout.path), output=self.log_file)
             self._launched = handle
             if self._detach:
                 keep_log(self.log_file, handle.pid)
@@ -403,17 +394,14 @@ class Daemon:
                     return
                 with anyio.move_on_after(_POLL):
                     await process.exited.wait()
-        await self._read_log()
+        if self._follower is not None:
+            await self._follower.drain()
         if process.exited.is_set():
             raise Unavailable(f"containerd did not start ({process}){self._words()}")
         raise DeadlineExceeded(
             f"containerd ({process}) was not ready within start_timeout={self._start_timeout:g} s: "
             f"{problem}{self._words()}"
         )
-
-    async def _read_log(self) -> None:
-        if self._follower is not None:
-            await self._follower.drain()
 
     def _words(self) -> str:
         """The cause, as far as the log names one, and its last lines."""
@@ -492,12 +480,12 @@ class Daemon:
             with contextlib.suppress(OSError):
                 os.unlink(path)  # noqa: PTH108 - what a daemon that was killed leaves
 
-    async def _leave(self, *, detach: bool) -> None:
+    async def _leave(self, *, failed: bool = False) -> None:
         with anyio.CancelScope(shield=True):
             self._expected_end = self._owned
-            for problem in await anyio.to_thread.run_sync(self._clear_up, detach):
+            for problem in await anyio.to_thread.run_sync(self._clear_up, failed):
                 self._log.warning("left behind", problem=problem)
-            if self._owned and not detach and self._process is not None:
+            if self._owned and not self._detach and self._process is not None:
                 await self._process.exited.wait()
             if self._guardian is not None:
                 await self._guardian.dismiss()
@@ -506,17 +494,20 @@ class Daemon:
             if self._supervisor is not None:
                 await self._supervisor.stop()
 
-    def _clear_up(self, detach: bool) -> list[str]:
+    def _clear_up(self, failed: bool) -> list[str]:
         with self._gate:
             self._leaving = True
             layout = self._layout
             if self._lock is None:
                 return []
-            if detach or not self._owned:
-                # Nothing of it is ours to remove but what was made for a daemon that was not even started, and the
-                # state of one that was stopped without containers.
-                keep = detach and (self.running or cleanup.has_shims(layout))
-                gone = {self.state} if detach else {*layout.created}
-                created = () if keep else tuple(gone.intersection(layout.created))
-                return list(cleanup.remove_created(dataclasses.replace(layout, created=created)))
+            if self._owned and not self._detach:
+                pass
+            elif self._owned and (self.running or cleanup.has_shims(layout)):
+                # Also when it could not be started: containers that it is detached for must not end by that.
+                layout = dataclasses.replace(layout, created=())
+            elif self._owned and not failed:
+                created = tuple({self.state}.intersection(layout.created))
+                layout = dataclasses.replace(layout, created=created)
+            if self._detach or not self._owned:
+                return list(cleanup.remove_created(layout))
         return cleanup.clean(layout)

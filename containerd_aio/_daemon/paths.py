@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import os
 import secrets
@@ -70,3 +72,16 @@ def write_private(path: str, text: str) -> None:
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(text)
     Path(temporary).replace(path)
+
+
+def take_lock(path: str) -> int | None:
+    """Lock a file, made if need be; return its descriptor, None while somebody else has it."""
+    with contextlib.suppress(FileNotFoundError):  # a predecessor is just removing that directory
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        with contextlib.suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # The file is removed while it is locked: it may be another one by now.
+            if os.path.samestat(os.fstat(lock), os.stat(path)):  # noqa: PTH116
+                return lock
+        os.close(lock)
+    return None

@@ -15,6 +15,15 @@ import anyio.to_thread
 from containerd_aio._daemon import cleanup, log_keeper
 from containerd_aio._daemon.cleanup import Handle, Layout
 
+# systemd's sockets and watchdog are meant for this process, not for its child
+_NOT_INHERITED = frozenset({"NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "WATCHDOG_USEC", "WATCHDOG_PID"})
+
+
+def inherited_environment(path: str) -> dict[str, str]:
+    """Return the environment of a daemon: ours, with another ``PATH``."""
+    env = {name: value for name, value in os.environ.items() if name not in _NOT_INHERITED}
+    return env | {"PATH": path}
+
 
 def spawn(
     argv: Sequence[str],

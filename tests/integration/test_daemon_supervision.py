@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -10,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import pytest
 from structlog.testing import capture_logs
 
-from containerd_aio import Client, Supervision
+from containerd_aio import Client, Supervision, Unavailable
 from containerd_aio._daemon import log_keeper
 from tests.integration.daemon_view import assert_nothing_left, zombies
 from tests.unit.libcontainerd_support import seen
@@ -154,3 +156,41 @@ def _keeper(daemon: Daemon) -> int | None:
 
 async def _gone(pid: int) -> None:
     await seen(lambda: not Path(f"/proc/{pid}").exists())
+
+
+async def test_containers_of_a_detached_daemon_outlive_a_start_that_fails(
+    private_daemon: Callable[..., Daemon], tmp_path: Path, ctr: Any
+) -> None:
+    async with private_daemon(detach=True) as first:
+        await ctr.run(first, "detached-one")
+        await first.stop()
+    assert Path(first.state).exists()  # its container goes on
+    places = {"root": first.root, "state": first.state}
+    broken = tmp_path / "containerd"
+    broken.write_text("#!/bin/sh\nexit 3\n")
+    broken.chmod(0o755)
+    with pytest.raises(Unavailable, match="exit code 3"):
+        async with private_daemon(**places, binary=broken, detach=True):
+            pass
+    async with private_daemon(**places, detach=True) as second:
+        assert "RUNNING" in await ctr(second, "tasks", "list")
+        await ctr(second, "tasks", "kill", "--signal", "KILL", "detached-one")
+        await ctr(second, "tasks", "delete", "detached-one")
+        await second.stop()
+    assert not Path(first.state).exists()  # nothing of it is needed any more
+    assert Path(first.root).exists()
+    shutil.rmtree(first.root)
+    assert_nothing_left(first)
+
+
+async def test_a_detached_daemon_that_never_started_leaves_nothing(
+    private_daemon: Callable[..., Daemon], tmp_path: Path
+) -> None:
+    broken = tmp_path / "containerd"
+    broken.write_text("#!/bin/sh\nexit 3\n")
+    broken.chmod(0o755)
+    daemon = private_daemon(binary=broken, detach=True)
+    with pytest.raises(Unavailable, match="exit code 3"):
+        async with daemon:
+            pass
+    assert_nothing_left(daemon)
