@@ -9,6 +9,7 @@ from typing import Any
 
 import anyio
 
+from containerd_aio._transport.hook import Call
 from containerd_aio.distribution.archive import import_archive
 from containerd_aio.distribution.manifests import OCI_MANIFEST
 from containerd_aio.image import Image
@@ -69,3 +70,27 @@ async def in_chunks(path: Path, size: int = 10_000) -> AsyncIterator[bytes]:
     data = await anyio.Path(path).read_bytes()
     for at in range(0, len(data), size):
         yield data[at : at + size]
+
+
+class CancelAt:
+    """Cancels a scope when the RPC of a certain number starts, or has ended."""
+
+    def __init__(self) -> None:
+        self.countdown = -1
+        self.after = False
+        self.scope: anyio.CancelScope | None = None
+        self.calls: list[str] = []
+
+    def arm(self, number: int, scope: anyio.CancelScope, *, after: bool) -> None:
+        self.countdown, self.scope, self.after = number, scope, after
+
+    def __call__(self, call: Call) -> Callable[[BaseException | None], None] | None:
+        self.calls.append(call.method)
+        self.countdown -= 1
+        if self.countdown != 0 or self.scope is None:
+            return None
+        if not self.after:
+            self.scope.cancel()
+            return None
+        scope = self.scope
+        return lambda _error: scope.cancel()

@@ -10,6 +10,7 @@ import json
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import TYPE_CHECKING, Any
 
+import anyio
 import pytest
 
 from containerd_aio import Client, DataLoss, Image, InvalidArgument, NotFound
@@ -32,7 +33,7 @@ from containerd_aio.services.content import ContentStore
 from containerd_aio.services.descriptor import Descriptor
 from containerd_aio.services.images import ImageStore
 from containerd_aio.services.leases import lease
-from tests.integration.image_support import LAYERS, collect_garbage, leftovers
+from tests.integration.image_support import LAYERS, CancelAt, collect_garbage, eventually, leftovers
 
 if TYPE_CHECKING:
     from containerd_aio.daemon import Daemon
@@ -194,6 +195,38 @@ async def test_a_layer_that_is_not_what_the_config_says(client: Client) -> None:
     await collect_garbage(client.services)
     assert len(await ContentStore(client.services).list()) == 3
     assert await leftovers(client.services) == {"leases": [], "ingests": [], "active": []}
+
+
+@pytest.mark.parametrize("containerd_version", ["2.1"], indirect=True, scope="session")
+@pytest.mark.parametrize("after", [False, True], ids=["at the start of an RPC", "at the end of an RPC"])
+async def test_a_conversion_cancelled_at_any_rpc_leaves_nothing(
+    daemon: Daemon, namespace: str, after: bool
+) -> None:
+    hook = CancelAt()
+    async with Client(daemon.address, namespace=namespace, hook=hook) as client:
+        await docker_image(client)
+        content = ContentStore(client.services)
+        before = {info.digest for info in await content.list()}
+        number, finished = 0, False
+        while not finished:
+            number += 1
+            with anyio.CancelScope() as scope:
+                hook.arm(number, scope, after=after)
+                await client.convert_image(NAME, "example.com/new:1", oci=True, compression="zstd")
+            hook.scope = None
+            finished = not scope.cancelled_caught
+
+            async def clean() -> bool:
+                return await leftovers(client.services) == {"leases": [], "ingests": [], "active": []}
+
+            await eventually(clean)
+            new = [image for image in await client.images() if image.name != NAME]
+            await collect_garbage(client.services)
+            if new:
+                assert (await new[0].check()).complete, "whole, or not there at all"
+                await new[0].delete(sync=True)
+            assert {info.digest for info in await content.list()} == before
+        assert number > 25
 
 
 # -- schema 1 ---------------------------------------------------------------------------------------------------
