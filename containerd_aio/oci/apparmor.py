@@ -6,8 +6,6 @@ The text is that of 2.x, which AppArmor 3 and 4 read. What it includes depends o
 from __future__ import annotations
 
 import re
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,6 +90,8 @@ class Machine:
 
 def this_machine() -> Machine:
     """Look at this machine."""
+    import shutil
+
     try:
         current = _CURRENT.read_text().partition(" ")[0].strip()
     except OSError:
@@ -144,6 +144,8 @@ async def load_default_apparmor_profile(name: str) -> None:
         InvalidArgument: The name would not be one word of the profile.
         FailedPrecondition: The kernel has no AppArmor, or the parser is missing or refused.
     """
+    import tempfile
+
     text = dump_default_apparmor_profile(name)
     try:
         loaded = (await anyio.to_thread.run_sync(_LOADED.read_text)).splitlines()

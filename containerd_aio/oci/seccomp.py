@@ -7,7 +7,6 @@ tables of `containerd_aio.oci._syscalls` allow. A profile filters; it never gran
 from __future__ import annotations
 
 import os
-import platform
 import re
 import sys
 from collections.abc import Iterable
@@ -44,7 +43,7 @@ _MACHINES = {
 
 def host_arch() -> str:
     """Return this machine's processor in Go's words, such as ``amd64`` or ``arm64``."""
-    machine = platform.machine()
+    machine = os.uname().machine
     if machine.startswith("mips64") and sys.byteorder == "little":
         return "mips64le"
     return go_arch(machine)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterable
 from typing import Literal, get_args
 
@@ -83,6 +82,8 @@ def _devices(devices: Iterable[int | str] | Literal["all"]) -> list[str]:
 
 
 def _found(program: str) -> str:
+    import shutil
+
     path = shutil.which(program)
     if path is None:
         raise NotFound(f"{program} is not in PATH; GPUs can't be given to a container without it")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from subprocess import list2cmdline
 from typing import Any, TypedDict
 
 import anyio.to_thread
@@ -127,6 +126,8 @@ def _on_windows(spec: Spec, config: _Config, args: list[str]) -> None:
     With ``ArgsEscaped`` the image's program is a command line already, its first element; only what comes after it is
     quoted. That is not so when the image has no entrypoint and the caller gave all the arguments.
     """
+    from subprocess import list2cmdline  # seldom needed, and slow to load
+
     command = [*config["entrypoint"], *(args or config["cmd"])]
     if not command:
         raise InvalidArgument("the image has neither Entrypoint nor Cmd; give arguments")
