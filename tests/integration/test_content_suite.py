@@ -11,6 +11,7 @@ import os
 import random
 from collections.abc import AsyncIterator
 
+import anyio
 import pytest
 
 from containerd_aio._transport.connections import Connections
@@ -256,6 +257,21 @@ async def test_isolated_namespaces(private_daemon: type[Daemon], containerd_vers
                 if writer.offset == 0:
                     await writer.write(shared)
                 assert await writer.commit() == digest
+
+
+async def test_a_cancelled_writer_leaves_an_ingest_that_anybody_may_go_on_with(content: ContentStore) -> None:
+    with anyio.CancelScope() as scope:
+        async with content.writer("c") as writer:
+            await writer.write(DATA[:2_000_000])
+            await writer.digest()
+            scope.cancel()
+            await writer.write(DATA[2_000_000:])
+    assert scope.cancelled_caught
+    with pytest.raises(RuntimeError):
+        async with content.writer("c") as writer:  # it is not locked any more
+            assert 2_000_000 <= writer.offset < len(DATA)
+            raise RuntimeError
+    assert await content.write("c", DATA) == digest_of(DATA)
 
 
 # -- reading like a file, copying -------------------------------------------------------------------------------
