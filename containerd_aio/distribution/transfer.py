@@ -17,7 +17,7 @@ from containerd_aio.distribution._tar import EndFinder
 from containerd_aio.distribution._transfer_session import TransferSession, transfer_session
 from containerd_aio.distribution.platforms import default_platform
 from containerd_aio.distribution.reference import parse_familiar
-from containerd_aio.errors import DataLoss, InvalidArgument
+from containerd_aio.errors import DataLoss, InvalidArgument, Unimplemented
 from containerd_aio.services.images import ImageStore
 from containerd_aio.services.streaming import receive_bytes, send_bytes
 from containerd_aio.services.transfer import (
@@ -59,9 +59,9 @@ class RegistryOptions:
     Attributes:
         keychain: Knows the credentials, which are asked for when the registry refuses; None to go without.
         headers: HTTP headers for each request.
-        hosts_dir: Directory with ``hosts.toml`` files on the daemon's machine (containerd 2.0 and later; 1.7 uses the
-            one of its configuration).
-        plain_http: Speak HTTP where ``hosts.toml`` says nothing (containerd 2.0 and later).
+        hosts_dir: Directory with ``hosts.toml`` files on the daemon's machine (containerd 2.0 and later; 1.7 has none
+            for transfers, and is refused).
+        plain_http: Speak HTTP where ``hosts.toml`` says nothing (containerd 2.0 and later; 1.7 is refused).
     """
 
     keychain: Keychain | None = None
@@ -107,7 +107,7 @@ async def pull_by_daemon(
         The image's record.
 
     Raises:
-        Unimplemented: The daemon has no transfer service (containerd 1.6).
+        Unimplemented: The daemon has no transfer service (containerd 1.6), or does not take an option of `registry`.
         NotFound: There is no such image, or it has nothing for the platform.
         InvalidArgument: The name is malformed, or the daemon is not configured to unpack for platform and snapshotter.
     """
@@ -121,7 +121,7 @@ async def pull_by_daemon(
         unpacks=tuple(Unpack(p, snapshotter or "") for p in unpacked) if unpack else (),
     )
     async with transfer_session(services, progress) as session:
-        source = await _registry(session, reference, registry)
+        source = await _registry(services, session, reference, registry)
         await session.run(source, destination)
         return await ImageStore(services).get(reference)
 
@@ -148,7 +148,7 @@ async def push_by_daemon(
         progress: Called with each step that the daemon tells.
 
     Raises:
-        Unimplemented: The daemon has no transfer service (containerd 1.6).
+        Unimplemented: The daemon has no transfer service (containerd 1.6), or does not take an option of `registry`.
         NotFound: There is no such image, or content is missing.
         InvalidArgument: The name is malformed.
     """
@@ -156,7 +156,7 @@ async def push_by_daemon(
     platforms = () if platform is None else tuple(_platforms(platform, all_platforms=all_platforms))
     stored = StoredImage(reference if source is None else source, platforms=platforms)
     async with transfer_session(services, progress) as session:
-        await session.run(stored, await _registry(session, reference, registry))
+        await session.run(stored, await _registry(services, session, reference, registry))
 
 
 async def import_by_daemon(
@@ -244,7 +244,7 @@ async def export_by_daemon(
         How many bytes the archive has.
 
     Raises:
-        Unimplemented: The daemon has no transfer service (containerd 1.6).
+        Unimplemented: The daemon has no transfer service (containerd 1.6), or does not take an option of `registry`.
         NotFound: There is no such image, or content is missing.
         OSError: The file cannot be written.
     """
@@ -305,9 +305,17 @@ def _default_name() -> ExtraName:
 
 
 async def _registry(
-    session: TransferSession, reference: str, options: RegistryOptions | None
+    services: Services, session: TransferSession, reference: str, options: RegistryOptions | None
 ) -> RegistryImage:
     options = options or RegistryOptions()
+    if options.hosts_dir is not None or options.plain_http:
+        version = (await services.version.version()).version
+        if version.startswith("1."):
+            # It would not say so: it would speak to another host than it was told.
+            raise Unimplemented(
+                f"containerd {version} takes neither hosts_dir nor plain_http for a transfer, that came with 2.0: let "
+                f"the client move the image"
+            )
     auth_stream = "" if options.keychain is None else await session.answer_from(options.keychain)
     return RegistryImage(
         reference,

@@ -221,6 +221,13 @@ async def test_plain_http_and_hosts_by_argument(client: Client, sample: BuiltIma
         assert record.target.digest == sample.target.digest
 
 
+@only_on("1.7")
+async def test_what_the_daemon_would_ignore_is_refused(client: Client, hosts: Path) -> None:
+    for options in (RegistryOptions(plain_http=True), RegistryOptions(hosts_dir=str(hosts))):
+        with pytest.raises(Unimplemented, match=r"takes neither hosts_dir nor plain_http .* came with 2\.0"):
+            await pull_by_daemon(client.services, "example.com/app:1", registry=options)
+
+
 @only_on("1.7", "2.1")
 async def test_a_failing_keychain_fails_the_pull(
     puller: Client, certificate: tuple[Path, Path], tmp_path: Path
