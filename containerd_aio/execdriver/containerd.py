@@ -146,6 +146,7 @@ class ContainerdDriver:
             await self._running(task.start())
             await _call(start_callback, config, task)
             status = await task.wait()
+        status = task.exit_status or status  # an OOM kill may have been told late
         return ExitStatus(status.code, status.oom_killed)
 
     async def exec(
