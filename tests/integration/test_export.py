@@ -16,6 +16,7 @@ import pytest
 from containerd_aio import Client, InvalidArgument, NotFound
 from containerd_aio.distribution.archive import add_prefix
 from containerd_aio.distribution.export import ExportOptions, open_export
+from containerd_aio.distribution.progress import Action, ProgressEvent
 from containerd_aio.errors import DataLoss
 from containerd_aio.services.content import ContentStore
 from containerd_aio.testing.images import Variant, build_image_archive, build_index_archive
@@ -194,6 +195,28 @@ async def test_damage_is_found_and_a_half_written_file_removed(
     with pytest.raises(DataLoss, match="is damaged in the store"):
         await empty.export_archive(out, NAME)
     assert not out.exists()
+
+
+async def test_progress(empty: Client, archive: Path, tmp_path: Path) -> None:
+    steps: list[ProgressEvent] = []
+    [image] = await empty.import_archive(archive, progress=steps.append)
+    assert {(s.action, s.name) for s in steps} == {
+        (Action.READING, str(archive)),
+        (Action.DONE, str(archive)),
+    }
+    size = archive.stat().st_size
+    assert (steps[-2].offset, steps[-2].total, steps[-1].action) == (size, size, Action.DONE)
+    steps.clear()
+    async with await anyio.open_file(archive, "rb") as file:
+        await empty.import_archive(file, progress=steps.append)
+    assert steps[-1] == ProgressEvent(Action.DONE, "archive")
+    steps.clear()
+    await empty.export_archive(tmp_path / "out.tar", NAME, progress=steps.append)
+    manifest = await image.manifest()
+    parts = {d.digest: d.size for d in (image.target, manifest.config, *manifest.layers)}
+    assert {s.name: s.total for s in steps} == parts
+    done = [s for s in steps if s.action is Action.DONE]
+    assert {s.name: s.offset for s in done} == parts
 
 
 async def test_images_may_go_while_they_are_exported(empty: Client, archive: Path) -> None:
