@@ -7,9 +7,8 @@ import dataclasses
 import os
 import signal
 import threading
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Self
 
 import anyio
 import anyio.to_thread
@@ -18,7 +17,14 @@ from containerd_aio._daemon import cleanup
 from containerd_aio._daemon.cleanup import Layout
 from containerd_aio._daemon.config import LOG_LEVELS, generate
 from containerd_aio._daemon.logs import Follower, last_words
-from containerd_aio._daemon.paths import directories, executable, socket_path, take_lock, write_private
+from containerd_aio._daemon.paths import (
+    directories,
+    executable,
+    make_directories,
+    socket_path,
+    take_lock,
+    write_private,
+)
 from containerd_aio._daemon.probe import probe
 from containerd_aio._daemon.process import Guardian, WatchedProcess, inherited_environment, keep_log, spawn
 from containerd_aio._daemon.supervision import Supervision, Watchdog
@@ -34,9 +40,6 @@ from containerd_aio.errors import (
     Unavailable,
     Unimplemented,
 )
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 __all__ = ["Daemon", "Supervision"]
 
@@ -210,9 +213,7 @@ class Daemon:
             raise
         return self
 
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *exc: object) -> None:
         await self._leave()
 
     async def start(self) -> None:
@@ -278,10 +279,10 @@ class Daemon:
         with self._gate:
             if self._leaving:
                 return False
-            self._make_directories(os.path.dirname(self.state))  # noqa: PTH120
+            self._note_created(make_directories(os.path.dirname(self.state)))  # noqa: PTH120
             self._lock = take_lock(self._layout.lock)
             if self._lock is not None:
-                self._make_directories(self.state)
+                self._note_created(make_directories(self.state))
                 return True
             return False
 
@@ -295,8 +296,7 @@ class Daemon:
             self._owned = True
             # Whoever was here before us and was stopped: the state is then as much ours as it was theirs.
             recorded = await anyio.to_thread.run_sync(cleanup.recorded, self._layout)
-            created = {*self._layout.created, *{self.state}.intersection(recorded.created)}
-            self._layout = dataclasses.replace(self._layout, created=tuple(sorted(created)))
+            self._note_created({self.state}.intersection(recorded.created))
             await anyio.to_thread.run_sync(self._prepare)
             self._follow_log()
             await self._start()
@@ -316,28 +316,21 @@ class Daemon:
             )
         self._follow_log()
         await self._await_ready(process)
-        created = {*self._layout.created, *recorded.created} - ({self.root} if self._keep else set())
-        self._layout = dataclasses.replace(self._layout, created=tuple(sorted(created)))
+        self._note_created(recorded.created)
         self._owned = True
         await anyio.to_thread.run_sync(self._prepare)
         self._log.info("containerd adopted", pid=process.pid, version=self._version)
 
-    def _make_directories(self, folder: str) -> None:
-        created = set(self._layout.created)
-        for path in (*reversed(Path(folder).parents), Path(folder)):
-            with contextlib.suppress(FileExistsError):
-                path.mkdir(mode=0o711)
-                created.add(str(path))
-        if self._keep:
-            created.discard(self.root)
+    def _note_created(self, folders: Iterable[str]) -> None:
+        created = {*self._layout.created, *folders} - ({self.root} if self._keep else set())
         self._layout = dataclasses.replace(self._layout, created=tuple(sorted(created)))
 
     def _prepare(self) -> None:
         with self._gate:
             if self._leaving or self._lock is None:
                 return
-            self._make_directories(self.root)
-            self._make_directories(os.path.dirname(self.address))  # noqa: PTH120
+            self._note_created(make_directories(self.root))
+            self._note_created(make_directories(os.path.dirname(self.address)))  # noqa: PTH120
             if not self._detach:
                 self._guardian = Guardian.start(self._layout, lock=self._lock)
 
@@ -437,14 +430,9 @@ class Daemon:
 
     def _watchdog(self, supervision: Supervision) -> Watchdog:
         return Watchdog(
-            supervision,
-            self.address,
-            self._log,
-            process=self._current,
-            expected_end=lambda: self._expected_end,
-            another=self._another,
-            start_again=self._start_again,
-        )
+            supervision, self.address, self._log, self._current, lambda: self._expected_end, self._another,
+            self._start_again,
+        )  # fmt: skip
 
     async def _another(self, process: WatchedProcess) -> None:
         while self._process is process:
@@ -500,14 +488,12 @@ class Daemon:
             layout = self._layout
             if self._lock is None:
                 return []
-            if self._owned and not self._detach:
-                pass
-            elif self._owned and (self.running or cleanup.has_shims(layout)):
+            if not self._owned:
+                return list(cleanup.remove_created(layout))  # of a daemon that was not even started
+            if self._detach:
                 # Also when it could not be started: containers that it is detached for must not end by that.
-                layout = dataclasses.replace(layout, created=())
-            elif self._owned and not failed:
-                created = tuple({self.state}.intersection(layout.created))
-                layout = dataclasses.replace(layout, created=created)
-            if self._detach or not self._owned:
+                kept = self.running or cleanup.has_shims(layout)
+                gone = {*layout.created} if failed else {self.state}.intersection(layout.created)
+                layout = dataclasses.replace(layout, created=() if kept else tuple(gone))
                 return list(cleanup.remove_created(layout))
         return cleanup.clean(layout)

@@ -65,6 +65,16 @@ def executable(binary: str | os.PathLike[str] | None, folders: list[str]) -> tup
     return given, os.pathsep.join([*folders, os.path.dirname(given), os.environ.get("PATH", _DEFAULT_PATH)])  # noqa: PTH120
 
 
+def make_directories(folder: str) -> list[str]:
+    """Make a directory and those above it; return those that were not there."""
+    made = []
+    for path in (*reversed(Path(folder).parents), Path(folder)):
+        with contextlib.suppress(FileExistsError):
+            path.mkdir(mode=0o711)
+            made.append(str(path))
+    return made
+
+
 def write_private(path: str, text: str) -> None:
     """Replace a file in one step, readable by root only: a configuration may hold credentials."""
     temporary = f"{path}.new"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import anyio
@@ -79,7 +79,6 @@ class Watchdog:
     supervision: Supervision
     address: str
     log: Logger
-    _: KW_ONLY
     process: Callable[[], WatchedProcess]
     expected_end: Callable[[], bool]
     another: Callable[[WatchedProcess], Awaitable[None]]
