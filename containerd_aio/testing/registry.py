@@ -130,8 +130,12 @@ class RegistryServer:
         assert self._process is not None
         with anyio.move_on_after(_START_TIMEOUT):
             while self._process.returncode is None:
-                with suppress(OSError):
-                    await (await anyio.connect_tcp("127.0.0.1", port)).aclose()
+                with suppress(OSError, anyio.BrokenResourceError, anyio.EndOfStream):
+                    # An answer, not just a connection: it listens before it has read its certificates. With TLS it
+                    # answers that, too, in the clear.
+                    async with await anyio.connect_tcp("127.0.0.1", port) as stream:
+                        await stream.send(b"GET /v2/ HTTP/1.0\r\n\r\n")
+                        await stream.receive(1)
                     return
                 await anyio.sleep(_POLL)
         words = (await anyio.Path(log).read_text(errors="replace"))[-1000:]
