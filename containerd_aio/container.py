@@ -131,19 +131,20 @@ class ContainerInfo:
 class Container:
     """A container. As an async context manager it is deleted at the end, with its task and its snapshot.
 
-    Made by `Client.new_container` and `Client.container`.
-
-    Attributes:
-        id: Its id.
+    Made by `Client.new_container`, `Client.container` and `Client.restore`.
     """
 
     def __init__(self, scope: Scope, info: ContainerInfo) -> None:
         self._scope = scope
         self._info = info
-        self.id = info.id
 
     def __repr__(self) -> str:
         return f"<Container {self._scope.namespace}/{self.id}>"
+
+    @property
+    def id(self) -> str:
+        """Its id."""
+        return self._info.id
 
     @property
     def labels(self) -> Mapping[str, str]:
