@@ -23,7 +23,7 @@ from tests.unit.fake_support import World, world
 
 REFUSED = (InvalidArgument, NotFound, ResourceExhausted)
 NAME = "example.com/app:1"
-FEW = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+FEW = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 OCI = build_index(
     *(Variant([{"etc/x": b"1" * 900, "p": p.encode()}], platform=p) for p in ("linux/amd64", "linux/arm64"))
@@ -160,7 +160,7 @@ def with_spoilt(data: st.DataObject, which: str) -> bytes:
 
 @pytest.mark.parametrize("which", ["oci-layout", "index.json", "index", "manifest", "config"])
 @given(data=st.data())
-@settings(FEW, max_examples=30)
+@settings(FEW, max_examples=20)
 async def test_spoilt_documents_of_an_oci_layout(which: str, data: st.DataObject) -> None:
     archive = with_spoilt(data, which)
     async with world() as w:
