@@ -415,7 +415,7 @@ class Keeper:
         Raises:
             AlreadyExists: It is.
         """
-        if container_id in self.containers:
+        if container_id in self.containers or container_id in self._restarting:
             raise AlreadyExists(f"container {container_id!r} is already active")
 
     def check_lock(self, container_id: str) -> None:

@@ -77,8 +77,9 @@ class Client:
     ) -> None:
         """Create a container and start it. The backend has taken ``start-container`` when this returns.
 
-        A container of that id that is waiting for its restart is superseded; the remains of one that nobody knows are
-        removed. Whatever fails, or if the call is cancelled, nothing of the new container is left.
+        What it is still to be told of an earlier container of that id is told before, unless this is called from there. A
+        container of that id that is waiting for its restart is superseded; the remains of one that nobody knows are removed.
+        Whatever fails, or if the call is cancelled, nothing of the new container is left.
 
         Args:
             container_id: Its id.

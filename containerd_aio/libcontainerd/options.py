@@ -98,7 +98,7 @@ def with_snapshot(key: str, *, snapshotter: str = "") -> CreateOption:
     """Take a snapshot of containerd for the root filesystem, in place of a directory.
 
     Args:
-        key: Key of an active snapshot; it stays when the container is gone.
+        key: Key of an active snapshot. It stays when the container is gone, until containerd collects it: hold a lease.
         snapshotter: Its snapshotter; that of the namespace by default.
     """
     return _WithSnapshot(key, snapshotter)

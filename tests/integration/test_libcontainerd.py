@@ -217,15 +217,15 @@ async def test_S44_an_exit_does_not_wait_for_the_output(place: Place) -> None:
 async def test_a_container_from_a_snapshot(place: Place, client: Containerd) -> None:
     image = await client.image(BUSYBOX)
     snapshots = await client.snapshotter()
-    await snapshots.prepare("root", await image.chain_id())
     made = place.spec("snap", "echo x >/file; exit 2")
     made["root"] = {"path": "rootfs"}
-    async with place.open() as lib:
+    async with client.lease(), place.open() as lib:
+        await snapshots.prepare("root", await image.chain_id())
         await lib.create("snap", made, with_snapshot("root"))
         await place.book.until("snap", "exit")
+        await snapshots.stat("root")  # it is the caller's
+        await snapshots.remove("root")
     assert place.book.of("snap") == ["start-container", "exit 2"]
-    await snapshots.stat("root")  # it is the caller's
-    await snapshots.remove("root")
     await nothing_left(place)
 
 

@@ -308,6 +308,58 @@ async def ended_by_restore(place: Place, name: str) -> None:
         await client.restore(name)
 
 
+async def a_backend_that_raises(place: Place, name: str) -> None:
+    class Raises(Book):
+        async def state_changed(self, container_id: str, state: StateInfo) -> None:
+            await place.book.state_changed(container_id, state)
+            if state.state != "start-container":
+                raise RuntimeError("not now")
+
+    failures: list[Any] = []
+    async with place.open(Raises(), on_error=failures.append) as client:
+        await client.create(name, place.spec(name))
+        await client.pause(name)
+        await client.resume(name)
+        await client.signal(name, "KILL")
+        await place.book.until(name, "exit")
+    assert [line(failure.item.state) for failure in failures] == ["pause", "resume", "exit 137"]
+
+
+async def a_backend_that_refuses_the_start(place: Place, name: str) -> None:
+    import pytest
+
+    class Refuses(Book):
+        async def state_changed(self, container_id: str, state: StateInfo) -> None:
+            await place.book.state_changed(container_id, state)
+            raise RuntimeError("no room")
+
+    async with place.open(Refuses(), on_error=lambda _: None) as client:
+        with pytest.raises(RuntimeError, match="no room"):
+            await client.create(name, place.spec(name))
+        assert client.containers == []
+
+
+async def a_backend_that_blocks(place: Place, name: str) -> None:
+    class Blocks(Book):
+        async def state_changed(self, container_id: str, state: StateInfo) -> None:
+            await place.book.state_changed(container_id, state)
+            if (container_id, state.state) == (name, "pause"):
+                await anyio.sleep_forever()
+
+    async with place.open(Blocks(), callback_timeout=1, on_error=lambda _: None) as client:
+        other = f"{name}-other"
+        await client.create(name, place.spec(name))
+        async with anyio.create_task_group() as group:
+            group.start_soon(client.pause, name)
+            await place.book.until(name, "pause")
+            await client.create(other, place.spec(other, "exit 2"))  # another container is not held up
+            await place.book.until(other, "exit")
+        await client.resume(name)
+        await client.signal(name, "KILL")
+        await place.book.until(name, "exit")
+    assert place.book.of(other) == ["start-container", "exit 2"]
+
+
 SEQUENCES: dict[Scenario, list[str]] = {
     plain_run: ["start-container", "exit 3"],
     killed: ["start-container", "exit 137"],
@@ -334,6 +386,9 @@ SEQUENCES: dict[Scenario, list[str]] = {
     restored_dead: ["start-container", "exit 5"],
     restored_missing: ["exit 255 unknown"],
     ended_by_restore: ["start-container", "pause", "exit 7"],
+    a_backend_that_raises: ["start-container", "pause", "resume", "exit 137"],
+    a_backend_that_refuses_the_start: ["start-container"],
+    a_backend_that_blocks: ["start-container", "pause", "resume", "exit 137"],
 }
 """What every containerd must lead to, literally."""
 

@@ -373,6 +373,17 @@ async def test_what_is_active_is_not_created_again(place: Place) -> None:
             await client.create("a/b", place.spec("a"))
 
 
+async def test_what_waits_for_its_restart_is_active(place: Place) -> None:
+    place.script("a", Fate(exit_code=1))
+    async with place.open() as client:
+        manager = lc.RestartManager("always")
+        await client.create("a", place.spec("a"), lc.with_restart_manager(manager))
+        await place.book.until("a", "restart", 5)
+        with pytest.raises(AlreadyExists, match="already active"):
+            await client.restore("a")
+        await place.book.until("a", "start-container", 6)
+
+
 async def test_remains_are_replaced_but_not_what_runs(place: Place) -> None:
     async with place.open() as client:
         await client.create("a", place.spec("a"))
