@@ -4,7 +4,8 @@
 `StateChange` values come out. For each life of a container:
 
 * ``start-container`` or ``restore`` comes first and ``exit`` last; only a late ``oom`` may follow it.
-* ``exit-process`` comes before ``exit``, which waits for the exits of execs up to the second that the registry gives them.
+* ``exit-process`` comes before ``exit``, which waits for the exits of execs as long as the registry does: ten seconds at
+  most while the daemon can be reached.
 * Every OOM report is one ``oom``.
 * Lives of one container are told one after the other.
 * A process that never ran (its start failed, or it was deleted before) is not told at all.
@@ -236,7 +237,7 @@ class StateReporter:
             self._close_if_complete(life)
 
     def _close_if_complete(self, life: _Life) -> None:
-        """Tell the exit, once it is decided how the execs ended: the registry gives them a second."""
+        """Tell the exit, once it is decided how the execs ended: the registry sees to it that this is soon."""
         undecided = any(not self._was_decided(exec_) for exec_ in life.incarnation.execs.values())
         if not life.ended or life.closed or life.running or undecided:
             return
