@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from containerd_aio._log import get_logger
-from containerd_aio.errors import AlreadyExists, ContainerdError
+from containerd_aio.errors import AlreadyExists, ContainerdError, NotFound
 from containerd_aio.services.snapshots import Snapshotter
 
 if TYPE_CHECKING:
@@ -49,20 +49,26 @@ async def new_rootfs(
         AlreadyExists: There is a snapshot of that key.
     """
     snapshots = Snapshotter(scope.services, snapshotter)
-    if not await image.is_unpacked(snapshotter):
-        await image.unpack(snapshotter)
-    parent, all_labels = await image.chain_id(), dict(labels or {})
-    if id_map is not None:
-        from containerd_aio._remap import maps_ids, remapped_parent
+    parent = await image.chain_id()
 
-        # A read-only snapshot may be a bind mount, whose ids no snapshotter maps.
-        if not view and await maps_ids(scope.services, snapshotter):
-            all_labels |= id_map.labels
-        else:
-            parent = await remapped_parent(scope.services, snapshots, parent, id_map)
-    make = snapshots.view if view else snapshots.prepare
+    async def make() -> None:
+        below, all_labels = parent, dict(labels or {})
+        if id_map is not None:
+            from containerd_aio._remap import maps_ids, remapped_parent
+
+            # A read-only snapshot may be a bind mount, whose ids no snapshotter maps.
+            if not view and await maps_ids(scope.services, snapshotter):
+                all_labels |= id_map.labels
+            else:
+                below = await remapped_parent(scope.services, snapshots, parent, id_map)
+        await (snapshots.view if view else snapshots.prepare)(key, below, labels=all_labels)
+
     try:
-        await make(key, parent, labels=all_labels)
+        try:
+            await make()
+        except NotFound:  # not unpacked; or collected, as whoever unpacked it was interrupted
+            await image.unpack(snapshotter)
+            await make()
     except AlreadyExists as exc:
         raise AlreadyExists(
             f"there is a snapshot {key!r} already; remove it, use it with snapshot={key!r}, or name another one with "

@@ -398,13 +398,13 @@ async def test_a_cancelled_creation_in_a_user_namespace_leaves_nothing(client: C
     snapshots = Snapshotter(client.services, "native")
     for n in range(8):
         with anyio.move_on_after(0.03 * n):
-            container = await client.new_container(
+            async with await client.new_container(
                 f"cancelled-{n}",
                 image=labelled,
                 snapshotter="native",
                 id_map=IDMap.shifted(9, size=80000 + n),
-            )
-            await container.delete()
+            ):
+                pass
     assert await client.containers() == []
     await collect_garbage(client.services)
     assert [info.name for info in await snapshots.list() if info.kind is not Kind.COMMITTED] == []
