@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 import anyio.lowlevel
 import hypothesis
 import pytest
+import structlog
 from anyio.from_thread import start_blocking_portal
 
 if TYPE_CHECKING:
@@ -67,6 +68,13 @@ def left_out(reason: str) -> None:
     if testbed.in_ci():
         pytest.fail(f"left out, and CI allows no gaps: {reason}", pytrace=False)
     pytest.skip(reason)
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_it_was() -> Iterator[None]:
+    """What a test, a snippet or an example configures is not there for the next."""
+    yield
+    structlog.reset_defaults()
 
 
 # -- real daemons ---------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ import os
 import re
 import sys
 import types
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
-import structlog
 
 from tests.docs.conftest import BUSYBOX, on_one_release_line
 from tests.docs.markdown import REPOSITORY, Block, blocks, pages
@@ -42,12 +41,6 @@ PYTHON = [block for page in pages() for block in blocks(page) if block.language 
 
 def _is_program(block: Block) -> bool:
     return "asyncio.run(" in block.text
-
-
-@pytest.fixture(autouse=True)
-def _logging_as_it_was() -> Iterator[None]:
-    yield
-    structlog.reset_defaults()
 
 
 @on_one_release_line
