@@ -148,7 +148,9 @@ async def test_containers_that_run_already_are_restored(fake: FakeContainerd, cl
     assert book.of("rests") == ["restore", "pause"]
 
 
-async def test_E04_other_namespaces_are_told_only_when_asked_for(fake: FakeContainerd, client: Client) -> None:
+async def test_E04_other_namespaces_are_told_only_when_asked_for(
+    fake: FakeContainerd, client: Client
+) -> None:
     mine, everything = Book(), Book()
     other = client.namespaced("other")
     async with client.state_changes(mine), client.state_changes(everything, all_namespaces=True):
