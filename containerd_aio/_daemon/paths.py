@@ -18,6 +18,11 @@ _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def directories(root: str | os.PathLike[str] | None, state: str | os.PathLike[str] | None) -> tuple[str, str]:
+    """Return root and state of a daemon, as absolute paths: those given, or a pair of names of its own.
+
+    Raises:
+        InvalidArgument: They can't be used together.
+    """
     name = f"containerd-aio-{secrets.token_hex(4)}"
     if root is None:
         resolved_root = f"/var/lib/{name}"

@@ -51,7 +51,7 @@ class Authorizer:
     """Authorization for one host.
 
     Args:
-        origin: Scheme and host that are asked, such as ``https://registry.example.com:5000``.
+        origin: Scheme and host that are asked, such as ``https://example.com:5000``.
         credentials: Finds the credentials; asked once, when the host wants to know who it is.
         request: Makes the requests to token servers.
         clock: Returns seconds; by default the event loop's.

@@ -43,10 +43,10 @@ def helper(folder: Path, name: str, script: str) -> None:
 @pytest.mark.parametrize(
     ("key", "registry"),
     [
-        ("registry.example.com", "registry.example.com"),
-        ("registry.example.com:5000", "registry.example.com:5000"),
-        ("https://registry.example.com", "registry.example.com"),
-        ("https://registry.example.com/v1/", "registry.example.com"),
+        ("hub.example.com", "hub.example.com"),
+        ("hub.example.com:5000", "hub.example.com:5000"),
+        ("https://hub.example.com", "hub.example.com"),
+        ("https://hub.example.com/v1/", "hub.example.com"),
         ("http://localhost:5000/v2/", "localhost:5000"),
         ("https://index.docker.io/v1/", "docker.io"),
         ("docker.io", "registry-1.docker.io"),
