@@ -247,7 +247,8 @@ def seed_rows(seed: str) -> list[Row]:
         ours, problem = _ours(seed, name, entry)
         inherits = [*entry.get("by", ())]
         if names.get(name) == "field":
-            inherits.append(f"seed:{seed}.{name.partition('.')[0]}")
+            owner = name.partition(".")[0]
+            inherits += [f"seed:{seed}.{owner}", *entries.get(owner, {}).get("by", ())]
         cells = [
             name,
             entry.get("go", ""),
