@@ -167,6 +167,7 @@ def terminal() -> Iterator[Terminal]:
     opened.close()
 
 
+@pytest.mark.shows("seed:containerd.StdioTerminal")
 async def test_terminal(client: Client, cli: CLI, terminal: Terminal) -> None:
     before = terminal.attributes
     script = (

@@ -11,8 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from containerd_aio import Client, Closed, Daemon
+from containerd_aio import Call, Client, Closed, Daemon
+from containerd_aio.api.containerd.services.containers.v1 import ListContainersRequest
+from containerd_aio.api.containerd.services.tasks.v1 import ListTasksRequest
+from containerd_aio.api.grpc.health.v1 import HealthCheckRequest, HealthCheckResponseServingStatus
 from containerd_aio.oci import RuncOptions
+from containerd_aio.testing import RegistryServer
 
 IMAGE = "docker.io/library/busybox:latest"
 PrivateDaemon = Callable[..., Daemon]
@@ -22,7 +26,15 @@ def _parent(pid: int | None) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
 
 
-@pytest.mark.shows("go:TestNewClient")
+@pytest.mark.shows(
+    "go:TestNewClient",
+    "seed:containerd.New",
+    "seed:containerd.Client",
+    "seed:containerd.Client.Close",
+    "seed:containerd.Client.Version",
+    "seed:containerd.Client.IsServing",
+    "seed:containerd.Version",
+)
 async def test_a_client_connects_and_closes(daemon: Daemon, containerd_version: str) -> None:
     async with Client(daemon.address) as client:
         assert (await client.version()).version.startswith(containerd_version)
@@ -88,3 +100,50 @@ async def test_a_cgroup_for_the_daemon(private_daemon: PrivateDaemon) -> None:
             with suppress(OSError):
                 folder.rmdir()
     assert list(Path("/sys/fs/cgroup").glob(f"*{path}")) == []
+
+
+@pytest.mark.shows(
+    "seed:containerd.ClientOpt",
+    "seed:containerd.WithDefaultNamespace",
+    "seed:containerd.WithDialOpts",
+    "seed:containerd.NewWithConn",
+    "seed:containerd.NewRemoteContainerStore",
+    "seed:containerd.Client.ContainerService",
+    "seed:containerd.Client.EventService",
+    "seed:containerd.Client.HealthService",
+    "seed:containerd.Client.TaskService",
+    "seed:containerd.Client.VersionService",
+)
+async def test_services_of_one_client_in_two_namespaces(daemon: Daemon, namespace: str) -> None:
+    async with Client(daemon.address, namespace=namespace, timeout=20, connect_timeout=5) as client:
+        other = client.namespaced(f"{namespace}-other")
+        async with await client.new_container("one", args=["true"]):
+            listed = (await client.services.containers.list(ListContainersRequest())).containers
+            assert [container.id for container in listed] == ["one"]
+            assert (await other.services.containers.list(ListContainersRequest())).containers == []
+            assert (await client.services.tasks.list(ListTasksRequest())).tasks == []
+        assert (await client.services.version.version()).version == (await other.version()).version
+        serving = await client.services.health.check(HealthCheckRequest())
+        assert serving.status == HealthCheckResponseServingStatus.SERVING
+        async with client.events('topic=="/of/this/test"') as events:
+            await other.publish("/of/this/test")
+            await client.publish("/of/this/test")
+            assert (await anext(events)).namespace == namespace  # type: ignore[union-attr]
+
+
+@pytest.mark.shows("go:TestImagePullWithTracing")
+async def test_a_pull_can_be_traced(client: Client, daemon: Daemon) -> None:
+    """What Go's client makes spans of, the hook sees: every call, its headers and how it ended."""
+    seen: list[tuple[str, BaseException | None]] = []
+
+    def hook(call: Call) -> Callable[[BaseException | None], None]:
+        call.headers["traceparent"] = f"00-{'1' * 32}-{'2' * 16}-01"
+        return lambda error: seen.append((call.method.rpartition("/")[2], error))
+
+    async with RegistryServer() as registry:
+        name = f"{registry.host}/traced:1"
+        await client.push(name, await client.image(IMAGE))
+        async with Client(daemon.address, namespace=client.namespace, hook=hook) as traced:
+            await traced.pull(name, via="client")
+    ended_well = {method for method, error in seen if error is None}
+    assert {"Info", "Create", "Delete"} <= ended_well, ended_well  # content, the image's record, the lease

@@ -9,6 +9,7 @@ import anyio
 import pytest
 
 from containerd_aio import (
+    UNKNOWN_EXIT_STATUS,
     Client,
     DeadlineExceeded,
     InvalidArgument,
@@ -99,6 +100,7 @@ async def test_check_raises_with_the_result(client: Client) -> None:
     assert raised.value.result.code == 4
 
 
+@pytest.mark.shows("seed:containerd.NewIO", "seed:containerd.IO", "seed:containerd.IOCreation")
 async def test_output_as_it_comes(client: Client) -> None:
     out, err = io.BytesIO(), io.BytesIO()
     io_ = stdio.streams(stdout=out, stderr=err)
@@ -107,6 +109,7 @@ async def test_output_as_it_comes(client: Client) -> None:
     assert (out.getvalue(), err.getvalue()) == (b"one\n", b"two\n")
 
 
+@pytest.mark.shows("seed:containerd.NewIOWithTerminal", "seed:containerd.IO.Terminal")
 async def test_a_terminal(client: Client) -> None:
     out = io.BytesIO()
     await client.run(BUSYBOX, ["tty"], io=stdio.streams(stdout=out, terminal=True))
@@ -162,3 +165,11 @@ async def test_an_image_that_is_not_there_is_pulled_if_it_may_be(client: Client)
         assert (await client.run(name, ["echo", "pulled"], pull="missing")).stdout == b"pulled\n"
     assert (await client.run(name, ["echo", "there"], pull="missing")).stdout == b"there\n"
     assert (await client.run("busybox", ["echo", "familiar"])).stdout == b"familiar\n"
+
+
+@pytest.mark.shows("seed:containerd.Stdio", "seed:containerd.UnknownExitStatus")
+async def test_our_own_outputs(client: Client, capfd: pytest.CaptureFixture[str]) -> None:
+    command = ["sh", "-c", "echo out; echo err >&2; exit 255"]
+    status = (await client.run(BUSYBOX, command, io=stdio.inherit())).exit_status
+    assert capfd.readouterr() == ("out\n", "err\n")
+    assert (status.code, status.unknown) == (UNKNOWN_EXIT_STATUS, False)  # the number alone says nothing

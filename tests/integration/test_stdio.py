@@ -151,6 +151,7 @@ async def test_exec_terminal_capture(client: Client) -> None:
             assert (await p.wait(timeout=20)).code == 0
 
 
+@pytest.mark.shows("seed:containerd.IO.Stderr")
 async def test_logs(client: Client, tmp_path: Path) -> None:
     log = tmp_path / "l.log"
     async with (
@@ -177,6 +178,13 @@ async def test_binary(client: Client, tmp_path: Path) -> None:
     assert (tmp_path / "logger.out").read_text().splitlines()[0] == "bin k v"
 
 
+@pytest.mark.shows(
+    "seed:containerd.WithAttach",
+    "seed:containerd.IOAttach",
+    "seed:containerd.FIFOSet",
+    "seed:containerd.IO.Stdin",
+    "seed:containerd.IO.Stdout",
+)
 async def test_attach(client: Client) -> None:
     async with await new(client, "at", "sh", "-c", "while read l; do echo got $l; done") as c:
         t = await c.new_task(io=stdio.pipes(stdin=True))
