@@ -66,8 +66,8 @@ class Incarnations:
         Returns:
             Whether it is one.
         """
-        if incarnation.pid or not pid:
-            return False
+        if incarnation.pid or not pid or incarnation.init.fallback is not None:
+            return False  # a fallback: what was first heard of is its end, and that had no pid
         told = self._memory.find(*incarnation.key, pid)
         incarnation.pid = incarnation.init.pid = pid
         if told is not None and told.init.accepted is not None and told.opened > incarnation.opened:

@@ -154,7 +154,11 @@ def test_links_from_the_top_lead_somewhere(page: Path) -> None:
 
 
 def test_every_example_is_run() -> None:
-    tests = Path(__file__).with_name("test_examples.py").read_text(encoding="utf-8")
+    files = [
+        Path(__file__).with_name("test_examples.py"),
+        *(REPOSITORY / "tests/integration").glob("test_*.py"),
+    ]
+    tests = "".join(path.read_text(encoding="utf-8") for path in files)
     assert [
         path.name for path in (REPOSITORY / "examples").glob("*.py") if f'"{path.name}"' not in tests
     ] == []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from containerd_aio import ExitStatus, TaskCreate, TaskExit, TaskStart
+from containerd_aio import ExitStatus, TaskCreate, TaskDelete, TaskExit, TaskStart
 from containerd_aio.events.effects import Decided, Started
 from containerd_aio.events.records import Incarnation, Phase
 from containerd_aio.events.registry import Registry
@@ -148,3 +148,19 @@ def test_an_exec_of_somebody_else_is_adopted_in_the_state_it_has() -> None:
     assert other.exit is None
     running, _ = registry.adopt_exec(incarnation, state(11, exec_id="f"), as_of=registry.moment, now=0)
     assert (running.pid, running.started) == (11, True)
+
+
+def test_the_end_of_a_life_nobody_knew_is_not_the_task_that_comes_next() -> None:
+    """A deletion behind a dead shim tells no pid. Found by a schedule of `test_registry_schedules`."""
+    registry = Registry()
+    before, _ = registry.created("n", NAME, 7, as_of=registry.moment, now=0)
+    registry.event(exit_event(), 0)
+    deleted = TaskDelete(
+        topic="/tasks/delete", namespace="n", container_id=NAME, id="", pid=0, exit_status=255, exited_at_ns=5
+    )
+    registry.event(deleted, 0)
+    registry.listed([state(8, phase=Phase.CREATED)], as_of=registry.moment, now=1)
+    registry.tick(100)
+    assert [(i.pid, i.open) for i in registry.open_incarnations()] == [(8, True)]
+    assert before.init.exit is not None
+    assert before.init.exit.code == 3
