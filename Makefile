@@ -1,7 +1,7 @@
 # Everything a contributor or CI does. `make help` lists it.
 PYTHON      ?= python3
 PYTEST_ARGS ?=
-# Tests mostly wait for daemons; each worker has daemons of its own.
+# Tests mostly wait for daemons; each worker has daemons of its own. A test that hangs ends its worker, and another begins.
 JOBS        ?= 2
 VENV        := .venv
 BIN         := $(VENV)/bin
@@ -19,7 +19,7 @@ demo: $(STAMP)  ## containers with different fates on a private containerd, and 
 
 test: $(STAMP)  ## everything the machine allows, JOBS=2 at a time; PYTEST_ARGS="-k name" narrows it
 	@$(PYTHON) scripts/testbed.py all
-	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(if $(filter-out 0,$(JOBS)),-o timeout_method=thread) $(PYTEST_ARGS)
 
 check: $(STAMP)  ## format, lint, types, layers, generated code
 	$(BIN)/ruff format --check .

@@ -28,12 +28,21 @@ class Book:
         self.changes: list[StateChange] = []
         self.stuck = stuck
         self.held = anyio.Event()
+        self._more = anyio.Event()
 
     async def __call__(self, change: StateChange) -> None:
         if change.container_id in self.stuck:
             self.held.set()
             await anyio.sleep_forever()
         self.changes.append(change)
+        self._more.set()
+        self._more = anyio.Event()
+
+    async def until(self, container_id: str, state: str) -> None:
+        """Wait for a change: each client finds out for itself whether a kill was for lack of memory."""
+        with anyio.fail_after(20):
+            while state not in self.of(container_id):
+                await self._more.wait()
 
     def of(self, container_id: str) -> list[str]:
         return [c.state for c in self.changes if c.container_id == container_id]
@@ -142,6 +151,7 @@ async def test_containers_of_another_client_are_restored_and_followed(client: Cl
                     await task.kill("KILL")
                     await task.wait()
                     await watcher.barrier()
+                    await book.until("c", "exit")
                     await changes.drain()
     assert book.of("c") == ["restore", "pause", "resume", "start-process", "exit-process", "exit"]
     assert book.changes[-1].exit_status is not None
