@@ -360,6 +360,7 @@ class Daemon:
                 if self._launched is not None:  # the launch succeeded after it was cancelled
                     self._take_launched()
                 if self._process is not None:
+                    self._process.send(signal.SIGKILL)  # just started, it may not have been found yet
                     await self._process.exited.wait()
             raise
 
