@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from containerd_aio.metrics.cgroup1 import RDMA
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pressure:
@@ -195,34 +197,6 @@ class HugeTLB:
     current: int = 0
     max: int = 0
     pagesize: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RDMAEntry:
-    """RDMA resources of one device.
-
-    Attributes:
-        device: The device.
-        hca_handles: Handles.
-        hca_objects: Objects.
-    """
-
-    device: str = ""
-    hca_handles: int = 0
-    hca_objects: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RDMA:
-    """The RDMA controller.
-
-    Attributes:
-        current: In use.
-        limit: Allowed.
-    """
-
-    current: tuple[RDMAEntry, ...] = ()
-    limit: tuple[RDMAEntry, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
