@@ -39,6 +39,7 @@ from containerd_aio.errors import (
     NotFound,
 )
 from containerd_aio.image import Image
+from containerd_aio.services._alone import alone
 from containerd_aio.services._convert import unique_name
 from containerd_aio.services.content import ContentStore
 from containerd_aio.services.descriptor import Descriptor
@@ -49,6 +50,7 @@ from containerd_aio.services.snapshots import Kind, Snapshotter
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
+    from contextlib import AbstractAsyncContextManager
 
     from containerd_aio._scope import Scope
     from containerd_aio.api.containerd.runc.v1 import CheckpointOptions as RawOptions
@@ -210,7 +212,8 @@ async def checkpoint_task(
 ) -> Image | None:
     """Write the checkpoint of a task; see `Task.checkpoint`."""
     name = name or f"containerd.io/checkpoint/{info.id}:{datetime.now().astimezone():%m-%d-%Y-%H:%M:%S}"
-    async with lease(scope.services), paused(scope, info.id, ends=bool(options and options.exit)):
+    ends = bool(options and options.exit)
+    async with _checkpointing(scope, info.id), lease(scope.services), paused(scope, info.id, ends=ends):
         index = Index()
         await _add_task(scope, info, index, options)
         if options is not None and options.image_path:
@@ -243,7 +246,8 @@ async def checkpoint_container(
     index = Index(annotations={RUNTIME_ANNOTATION: info.runtime, SNAPSHOTTER_ANNOTATION: info.snapshotter})
     if info.image:
         index.annotations[IMAGE_ANNOTATION] = info.image
-    async with lease(scope.services), paused(scope, info.id, ends=parts.task and options.exit):
+    ends = parts.task and options.exit
+    async with _checkpointing(scope, info.id), lease(scope.services), paused(scope, info.id, ends=ends):
         if parts.image:
             index.entries.append((await images.get(info.image)).target)
         if parts.task:
@@ -264,6 +268,11 @@ async def _has_image(images: ImageStore, name: str) -> bool:
     except NotFound:
         return False
     return True
+
+
+def _checkpointing(scope: Scope, container_id: str) -> AbstractAsyncContextManager[None]:
+    """Make one checkpoint of a container after the other: the first to end would resume it under the second's hands."""
+    return alone(scope.services, "checkpoint", container_id)
 
 
 @asynccontextmanager
@@ -339,6 +348,10 @@ async def _spec_put_aside(scope: Scope, info: ContainerInfo) -> AsyncIterator[No
     try:
         with anyio.CancelScope(shield=True):
             await content.delete(digest)
+    except NotFound:  # collected meanwhile: nobody needs it
+        yield
+        return
+    try:
         yield
     finally:
         with anyio.CancelScope(shield=True):

@@ -10,7 +10,6 @@ from urllib.parse import urlsplit
 import anyio
 
 from containerd_aio._log import get_logger
-from containerd_aio.distribution._suppress import alone
 from containerd_aio.distribution.hosts import is_local
 from containerd_aio.distribution.manifests import (
     check_unambiguous,
@@ -21,6 +20,7 @@ from containerd_aio.distribution.manifests import (
 )
 from containerd_aio.distribution.progress import Action, ProgressEvent
 from containerd_aio.errors import DataLoss, FailedPrecondition, InvalidArgument, NotFound
+from containerd_aio.services._alone import alone
 from containerd_aio.services.content import ContentStore
 
 if TYPE_CHECKING:

@@ -14,10 +14,10 @@ import anyio
 
 from containerd_aio._log import get_logger
 from containerd_aio.distribution._layers import UNCOMPRESSED_LABEL
-from containerd_aio.distribution._suppress import alone
 from containerd_aio.distribution.manifests import chain_id, chain_ids, diff_ids, is_layer, read_document
 from containerd_aio.distribution.progress import Action, ProgressEvent, silent
 from containerd_aio.errors import AlreadyExists, ContainerdError, DataLoss, InvalidArgument, NotFound
+from containerd_aio.services._alone import alone
 from containerd_aio.services._convert import unique_name
 from containerd_aio.services.content import ContentStore
 from containerd_aio.services.diff import Diff

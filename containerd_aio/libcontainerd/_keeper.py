@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from containerd_aio import stdio
+from containerd_aio._locks import KeyedLock
 from containerd_aio._log import get_logger
 from containerd_aio.api.containerd.services.tasks.v1 import DeleteProcessRequest
 from containerd_aio.errors import (
@@ -22,7 +23,6 @@ from containerd_aio.errors import (
     Unavailable,
 )
 from containerd_aio.libcontainerd._delivery import Callback
-from containerd_aio.libcontainerd._locks import KeyedLock
 from containerd_aio.libcontainerd.iopipe import AttachedIO
 from containerd_aio.libcontainerd.restart_manager import RestartCanceled
 from containerd_aio.libcontainerd.states import (

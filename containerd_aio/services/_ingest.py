@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import anyio
+from anyio.lowlevel import checkpoint_if_cancelled
 from grpclib.const import Cardinality
 
 from containerd_aio.api.containerd.services.content.v1 import (
@@ -81,6 +82,7 @@ class WriteCall:
 
     async def write(self, data: bytes) -> None:
         """Append `data`; it may still be on its way when this returns."""
+        await checkpoint_if_cancelled()  # where the daemon's window has room, nothing below waits
         request = WriteContentRequest(action=WriteAction.WRITE, ref=self.ref, offset=self.offset, data=data)
         with self._watched():
             await self._send(request)

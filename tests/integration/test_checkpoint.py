@@ -16,12 +16,14 @@ from containerd_aio import (
     Client,
     Container,
     FailedPrecondition,
+    Image,
     InvalidArgument,
     NotFound,
     Task,
     oci,
     stdio,
 )
+from containerd_aio.checkpoint import CRIU_ARCHIVE, find_entry, read_index
 from tests.conftest import left_out, testbed
 
 if TYPE_CHECKING:
@@ -281,6 +283,19 @@ async def test_a_cancelled_checkpoint_leaves_the_task_running_and_nothing_behind
         found = await leftovers(client)
         assert (found["leases"], found["ingests"]) == ([], [])
         assert [info.name for info in found["active"]] == ["cancelled"]  # type: ignore[attr-defined]
+
+
+async def test_checkpoints_at_once_are_made_one_after_the_other(client: Client) -> None:
+    async with counting(client, "busy") as (_, task):
+        async with anyio.create_task_group() as tasks:
+            for n in range(3):
+                tasks.start_soon(task.checkpoint, f"busy:{n}")
+        for n in range(3):
+            checkpoint = await Image.get(client.services, f"busy:{n}")
+            index = await read_index(client.services, checkpoint.target)
+            assert find_entry(index, CRIU_ARCHIVE) is not None
+        assert await task.status() == "running"
+        await reads(task)
 
 
 async def test_a_restored_container_that_cannot_be_made_leaves_no_snapshot(client: Client) -> None:

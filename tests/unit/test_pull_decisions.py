@@ -9,12 +9,12 @@ from typing import Any
 import anyio
 import pytest
 
-from containerd_aio.distribution import _suppress
 from containerd_aio.distribution._retry import Patience, Retries, parse_retry_after
 from containerd_aio.distribution.fetch import append_source, source_label
 from containerd_aio.distribution.platforms import any_platform, match_only, parse_platform
 from containerd_aio.distribution.pull import choose, first_error
 from containerd_aio.errors import NotFound
+from containerd_aio.services import _alone
 from containerd_aio.services.descriptor import Descriptor
 
 NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
@@ -115,7 +115,7 @@ async def test_what_several_want_is_done_by_one_after_the_other() -> None:
 
     async def work(key: str) -> None:
         nonlocal running, most
-        async with _suppress.alone(services, key):
+        async with _alone.alone(services, key):
             running += 1
             most = max(most, running)
             await anyio.lowlevel.checkpoint()
@@ -130,13 +130,13 @@ async def test_what_several_want_is_done_by_one_after_the_other() -> None:
             tasks.start_soon(work, f"other {n}")
     assert most == 5
     # One that is cancelled while it waits leaves the others their turn, and nothing behind.
-    async with _suppress.alone(services, "k"):
+    async with _alone.alone(services, "k"):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(work, "k")
             await anyio.lowlevel.checkpoint()
             await anyio.lowlevel.checkpoint()
-            assert [entry.users for entry in _suppress._locks.values()] == [2]
+            assert [users for _, users in _alone._locks._locks.values()] == [2]
             tasks.cancel_scope.cancel()
-        assert [entry.users for entry in _suppress._locks.values()] == [1]
+        assert [users for _, users in _alone._locks._locks.values()] == [1]
     await work("k")
-    assert not _suppress._locks
+    assert not len(_alone._locks)

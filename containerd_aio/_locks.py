@@ -1,4 +1,4 @@
-"""One lock for each container id that somebody works on."""
+"""One lock for each key that somebody works on."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING
 import anyio
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator, Hashable
 
 
 class KeyedLock:
     """Locks by key; nothing remains of a key that nobody holds or waits for."""
 
     def __init__(self) -> None:
-        self._locks: dict[str, tuple[anyio.Lock, int]] = {}
+        self._locks: dict[Hashable, tuple[anyio.Lock, int]] = {}
 
     def __len__(self) -> int:
         return len(self._locks)
 
     @asynccontextmanager
-    async def __call__(self, key: str) -> AsyncIterator[None]:
+    async def __call__(self, key: Hashable) -> AsyncGenerator[None, None]:
         """Hold the lock of `key`."""
         lock, users = self._locks.get(key, (None, 0))
         lock = lock or anyio.Lock()
