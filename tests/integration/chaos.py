@@ -161,7 +161,7 @@ class Chaos:
             if wrong := judge(
                 status, truth, any(since - SLACK <= at <= until + SLACK for since, until in away)
             ):
-                self.report.wrong.append(f"{name}: {wrong} (truth: {truth}, told: {status})")
+                self.report.wrong.append(f"{name}: {wrong} (truth: {truth}, told: {status!r})")
             told = [c.exit_status for c in self.told.get(name, ()) if c.state == "exit"]
             if not name.endswith(".exec") and name not in self.doubtful and told != [status]:
                 self.report.wrong.append(f"{name}: told {status}, by state changes {told}")
