@@ -198,19 +198,17 @@ async def test_labels_select_containers_without_a_call_per_event(client: Client)
             async for event in events:
                 assert isinstance(event, Event)
                 seen.append((_container(event), event.topic))
-                if {(last.id, "/containers/create"), ("web", "/tasks/delete")} <= set(seen):
+                if {(last.id, "/containers/create"), ("web", "/tasks/exit")} <= set(seen):
                     break
     assert {name for name, _ in seen} == {"web", last.id}
     topics = [topic for name, topic in seen if name == "web"]
-    # The shim's events come by way of their own connection, at any time between the daemon's.
+    # The shim's events come by way of their own connection, at any time between the daemon's; a shim of 2.1 now and then
+    # ends before it has sent the last.
     assert [topic for topic in topics if topic.startswith("/containers/")] == [
         "/containers/create",
         "/containers/update",
         "/containers/delete",
     ]
-    assert [topic for topic in topics if topic.startswith("/tasks/")] == [
-        "/tasks/create",
-        "/tasks/start",
-        "/tasks/exit",
-        "/tasks/delete",
-    ]
+    of_task = [topic for topic in topics if topic.startswith("/tasks/")]
+    assert of_task[:3] == ["/tasks/create", "/tasks/start", "/tasks/exit"]
+    assert of_task[3:] in ([], ["/tasks/delete"])
