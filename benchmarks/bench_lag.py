@@ -16,8 +16,9 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ import anyio
 import structlog
 from _go import build
 from _table import protobuf_module, table
+from anyio.streams.buffered import BufferedByteReceiveStream
 
 from containerd_aio import Client, Daemon
 
@@ -41,10 +43,10 @@ class Seen:
     numbers: dict[str, int] = field(default_factory=lambda: defaultdict(lambda: -1))
     disorder: int = 0
 
-    def take(self, container_id: str) -> None:
-        """Take an event, as it is read."""
+    def take(self, container_id: str, arrived: int = 0) -> None:
+        """Take an event, as it is read, or one that was read at `arrived`."""
         publisher, number, at = container_id.split("/")
-        self.lags.append((time.time_ns() - int(at)) / 1e6)
+        self.lags.append(((arrived or time.time_ns()) - int(at)) / 1e6)
         self.disorder += int(number) != self.numbers[publisher] + 1
         self.numbers[publisher] = int(number)
 
@@ -105,6 +107,19 @@ async def grpc_aio(address: str, seen: Seen, count: int, live: asyncio.Event) ->
                 if len(seen.lags) == count:
                     break
         call.cancel()
+
+
+async def go_client(binary: Path, address: str, seen: Seen, count: int, live: asyncio.Event) -> None:
+    """Read with containerd's own client, in a process of its own."""
+    async with await anyio.open_process([str(binary), address, str(count)], stderr=sys.stderr) as process:
+        assert process.stdout is not None
+        lines = BufferedByteReceiveStream(process.stdout)
+        await lines.receive_until(b"\n", 100)
+        live.set()
+        with suppress(anyio.IncompleteRead):
+            while True:
+                container_id, at = (await lines.receive_until(b"\n", 1000)).split()
+                seen.take(container_id.decode(), int(at))
 
 
 async def _announced(stream: Any, live: asyncio.Event) -> AsyncIterator[Any]:
@@ -202,6 +217,8 @@ async def main(publishers: int, each: int, releases: list[str]) -> None:
     }
     with tempfile.TemporaryDirectory() as folder:
         go = await anyio.to_thread.run_sync(build, "publish", Path(folder))
+        if go is not None and (lag := await anyio.to_thread.run_sync(build, "lag", Path(folder))):
+            readers["Go's client"] = partial(go_client, lag)
         for release in releases or sorted(found):
             rows = [
                 [name, *await measure(go, found[release], reader, publishers, each)]
