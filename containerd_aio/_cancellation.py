@@ -1,18 +1,28 @@
-"""Calls that must not be given up half-way."""
+"""Calls that must not be given up half-way, and clean-ups that must not go on for ever."""
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 
+from containerd_aio.errors import Canceled, ConnectError, DeadlineExceeded, Unavailable
+
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
 
 T = TypeVar("T")
 
 # Seconds that a cancelled caller waits for the call to end, and again for it to be undone.
 GRACE = 10.0
+
+
+def is_open(failure: BaseException) -> bool:
+    """Return whether, after this failure of a call, it may have been carried out all the same."""
+    return isinstance(failure, Canceled | DeadlineExceeded | Unavailable) and not isinstance(
+        failure, ConnectError
+    )
 
 
 async def carry_through(
@@ -25,7 +35,8 @@ async def carry_through(
 
     Args:
         work: Makes something.
-        undo: Removes what `work` made; called only when the caller was cancelled. It must not raise.
+        undo: Removes what `work` made; called only when the caller was cancelled, and not when the daemon refused to
+            make anything: what bears the name then is another's. It must not raise.
         grace: Seconds that a cancelled caller waits for `work`, and again for `undo`.
 
     Returns:
@@ -53,9 +64,30 @@ async def carry_through(
             scope.deadline = anyio.current_time() + grace
             with anyio.CancelScope(shield=True):
                 await ended.wait()
-                with anyio.move_on_after(grace):
-                    await undo()
+                if not failures or is_open(failures[0]):
+                    with anyio.move_on_after(grace):
+                        await undo()
             raise
     if failures:
         raise failures[0]
     return results[0]
+
+
+@contextmanager
+def cleaning_up(what: str, *, within: float) -> Iterator[None]:
+    """Shield a block that removes something from cancellation, for so many seconds.
+
+    Args:
+        what: What is removed, for the message.
+        within: Seconds it may take.
+
+    Raises:
+        DeadlineExceeded: It takes longer. Nobody knows how far it came.
+    """
+    with anyio.move_on_after(within, shield=True) as scope:
+        yield
+    if scope.cancelled_caught:
+        raise DeadlineExceeded(
+            f"{what} was not removed within {within:g} s, and may be there still: containerd, or the shim of it, does not "
+            "answer; remove it when that is back"
+        )

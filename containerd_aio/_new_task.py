@@ -16,6 +16,7 @@ from containerd_aio._log import get_logger
 from containerd_aio.api.containerd.services.tasks.v1 import (
     CreateTaskRequest,
     DeleteTaskRequest,
+    GetRequest,
     KillRequest,
     WaitRequest,
 )
@@ -27,7 +28,7 @@ from containerd_aio.stdio import null
 from containerd_aio.task import Task, start_io
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from containerd_aio._scope import Scope
     from containerd_aio.api.google.protobuf import Any as AnyMessage
@@ -80,14 +81,15 @@ async def create_task(scope: Scope, info: ContainerInfo, wanted: TaskOptions) ->
         runtime_path=wanted.runtime_path or "",
     )
     as_of = hub.registry.moment
-    undo = partial(_remove_task, scope, info.id)
+    before = {i.pid for i in hub.registry.incarnations(scope.namespace, info.id) if i.open}
+    undo = partial(_remove_task, scope, info.id, before)
     try:
         start_io(scope, info.id, "", process_io)
         reply = await carry_through(partial(scope.services.tasks.create, request), undo=undo)
     except BaseException as exc:
         with anyio.CancelScope(shield=True):
             if isinstance(exc, DeadlineExceeded):
-                await undo()  # it may have been made all the same
+                await undo()
             await process_io.aclose()
         raise
     incarnation, effects = hub.registry.created(
@@ -97,10 +99,14 @@ async def create_task(scope: Scope, info: ContainerInfo, wanted: TaskOptions) ->
     return Task(scope, incarnation.init, process_io)
 
 
-async def _remove_task(scope: Scope, container_id: str) -> None:
-    """Remove the task of a create that was given up: nobody has a handle on it."""
+async def _remove_task(scope: Scope, container_id: str, before: Collection[int]) -> None:
+    """Remove the task that a create may have made that was given up, unless its pid is of one that was there `before`."""
     tasks = scope.services.tasks
     with anyio.move_on_after(_UNDO_TIMEOUT):
+        with suppress(ContainerdError):
+            process = (await tasks.get(GetRequest(container_id=container_id))).process
+            if process is not None and process.pid and process.pid in before:
+                return
         # Killed first: a shim that deletes a process which never ran waits ten seconds for its output.
         with suppress(ContainerdError):
             await tasks.kill(KillRequest(container_id=container_id, signal=signal.SIGKILL, all=True))

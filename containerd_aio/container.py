@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 import anyio
 
 from containerd_aio import typeurl
+from containerd_aio._cancellation import cleaning_up
 from containerd_aio._identifiers import check_identifier
 from containerd_aio._log import get_logger
 from containerd_aio._new_task import TaskOptions, create_task, unpack_runtime_options
@@ -389,14 +390,13 @@ class Container:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
         """Delete it; an error of the body is not replaced by one of the clean-up."""
-        with anyio.CancelScope(shield=True):
-            try:
-                with anyio.fail_after(_UNDO_TIMEOUT * 4):
-                    await self._delete_with_task()
-            except (ContainerdError, TimeoutError) as failure:
-                if exc is None:
-                    raise
-                _log.warning("container not cleaned up", container_id=self.id, error=str(failure))
+        try:
+            with cleaning_up(f"container {self.id!r}", within=_UNDO_TIMEOUT * 4):
+                await self._delete_with_task()
+        except ContainerdError as failure:
+            if exc is None:
+                raise
+            _log.warning("container not cleaned up", container_id=self.id, error=str(failure))
 
     async def _delete_with_task(self) -> None:
         try:

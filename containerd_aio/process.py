@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import anyio
 
+from containerd_aio._cancellation import cleaning_up
 from containerd_aio._log import get_logger
 from containerd_aio._signals import parse_signal
 from containerd_aio.api.containerd.services.tasks.v1 import (
@@ -344,13 +345,14 @@ class Process:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
         """Delete it, killing it if need be; an error of the body is not replaced by one of the clean-up."""
-        with anyio.CancelScope(shield=True):
-            try:
-                with anyio.fail_after(_UNDO_TIMEOUT * 3):
-                    await self.delete(kill=True)
-            except (ContainerdError, TimeoutError) as failure:
-                if exc is None:
-                    raise
-                self._log.warning("not cleaned up", error=str(failure))
-            finally:
+        what = "exec" if self._record.exec_id else "the task of container"
+        try:
+            with cleaning_up(f"{what} {self.id!r}", within=_UNDO_TIMEOUT * 3):
+                await self.delete(kill=True)
+        except ContainerdError as failure:
+            if exc is None:
+                raise
+            self._log.warning("not cleaned up", error=str(failure))
+        finally:
+            with anyio.CancelScope(shield=True):
                 await self.aclose()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
 
 from containerd_aio import typeurl
+from containerd_aio._cancellation import carry_through, cleaning_up, is_open
 from containerd_aio._log import get_logger
 from containerd_aio.api.google.protobuf import Any as AnyMessage
 from containerd_aio.errors import ContainerdError, NotFound
@@ -14,7 +16,7 @@ from containerd_aio.oci import RuncOptions, to_json
 from containerd_aio.services.sandboxes import SHIM_SANDBOXER, SandboxController, SandboxStore
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
     from types import TracebackType
     from typing import Any, Self
 
@@ -58,14 +60,20 @@ class Sandbox:
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
-        with anyio.move_on_after(_STOP_TIMEOUT + _UNDO_TIMEOUT, shield=True):
-            try:
-                await self.controller.stop(self.id, timeout=_STOP_TIMEOUT)
-            except NotFound:
-                pass
-            except ContainerdError as failure:
-                _log.warning("sandbox not stopped", sandbox=self.id, error=str(failure))
-            await self.shutdown()
+        """Stop and remove it; an error of the body is not replaced by one of the clean-up."""
+        try:
+            with cleaning_up(f"sandbox {self.id!r}", within=_STOP_TIMEOUT + _UNDO_TIMEOUT):
+                try:
+                    await self.controller.stop(self.id, timeout=_STOP_TIMEOUT)
+                except NotFound:
+                    pass
+                except ContainerdError as failure:
+                    _log.warning("sandbox not stopped", sandbox=self.id, error=str(failure))
+                await self.shutdown()
+        except ContainerdError as failure:
+            if exc is None:
+                raise
+            _log.warning("sandbox not cleaned up", sandbox=self.id, error=str(failure))
 
     @property
     def metadata(self) -> SandboxInfo:
@@ -151,7 +159,9 @@ async def create_sandbox(
 ) -> Sandbox:
     """Make a record and have the controller set the sandbox up; see `Client.new_sandbox`."""
     store = SandboxStore(scope.services)
-    info = await store.create(
+    forget = partial(_quietly, "sandbox record not deleted", sandbox_id, store.delete)
+    make_record = partial(
+        store.create,
         sandbox_id,
         runtime=runtime,
         runtime_options=_packed(
@@ -163,19 +173,35 @@ async def create_sandbox(
         extensions={name: _packed(value) for name, value in (extensions or {}).items()},
         sandboxer=sandboxer,
     )
+    info = await carry_through(make_record, undo=forget)
     sandbox = Sandbox(scope, info, sandboxer)
+    set_up = partial(
+        sandbox.controller.create,
+        info,
+        rootfs=rootfs,
+        options=_packed(options),
+        netns_path=netns_path,
+        annotations=annotations,
+    )
+    take_down = partial(_quietly, "sandbox not taken down", sandbox_id, sandbox.controller.shutdown)
     try:
-        await sandbox.controller.create(
-            info, rootfs=rootfs, options=_packed(options), netns_path=netns_path, annotations=annotations
-        )
-    except BaseException:
+        await carry_through(set_up, undo=take_down)
+    except BaseException as exc:
         with anyio.move_on_after(_UNDO_TIMEOUT, shield=True):
-            try:
-                await store.delete(sandbox_id)
-            except ContainerdError as exc:
-                _log.warning("sandbox record not deleted", sandbox=sandbox_id, error=str(exc))
+            if is_open(exc):
+                await take_down()
+            await forget()
         raise
     return sandbox
+
+
+async def _quietly(failure: str, sandbox_id: str, remove: Callable[[str], Awaitable[object]]) -> None:
+    try:
+        await remove(sandbox_id)
+    except NotFound:
+        pass
+    except ContainerdError as exc:
+        _log.warning(failure, sandbox=sandbox_id, error=str(exc))
 
 
 async def load_sandbox(scope: Scope, sandbox_id: str) -> Sandbox:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import signal as signals
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 import anyio
 
 from containerd_aio import typeurl
+from containerd_aio._cancellation import carry_through
 from containerd_aio._identifiers import check_identifier
 from containerd_aio._signals import parse_signal
 from containerd_aio.api.containerd.services.tasks.v1 import (
     CloseIoRequest,
+    DeleteProcessRequest,
     DeleteTaskRequest,
     ExecProcessRequest,
     GetRequest,
@@ -26,8 +30,6 @@ from containerd_aio.api.containerd.services.tasks.v1 import (
     UpdateTaskRequest,
 )
 from containerd_aio.errors import (
-    Canceled,
-    Closed,
     ContainerdError,
     DeadlineExceeded,
     FailedPrecondition,
@@ -44,7 +46,7 @@ from containerd_aio.process import Process, ProcessStatus
 from containerd_aio.stdio import null
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from containerd_aio._scope import Scope
     from containerd_aio.api.containerd.v1.types import ProcessInfo as RawProcessInfo
@@ -60,9 +62,6 @@ __all__ = ["Exec", "ExitStatus", "Process", "ProcessInfo", "ProcessStatus", "Tas
 
 # Seconds for undoing something after a failure or a cancellation.
 _UNDO_TIMEOUT = 10.0
-
-# After these nobody knows whether the daemon did what was asked.
-_OPEN_OUTCOME = (Canceled, Closed, DeadlineExceeded, Unavailable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,17 +307,22 @@ class Task(Process):
         """
         check_identifier(exec_id, "exec id")
         creator = io or null()
-        process = dict(args) if isinstance(args, dict) else await self._exec_process(args)
+        process = dict(args) if isinstance(args, Mapping) else await self._exec_process(args)
         if not process.get("args"):
             raise InvalidArgument(f"exec {exec_id!r}: the command is empty")
         process["terminal"] = creator.terminal
         await self._scope.core.live_hub()
         process_io = await creator.create(exec_id, fifo_root=self._scope.core.fifo_root)
+        undo = partial(self._remove_exec, exec_id)
         try:
             start_io(self._scope, self.container_id, exec_id, process_io)
-            await self._add_exec(exec_id, process, process_io.config)
-        except BaseException:
-            await process_io.aclose()
+            add = partial(self._add_exec, exec_id, process, process_io.config)
+            await carry_through(add, undo=undo)
+        except BaseException as exc:
+            with anyio.CancelScope(shield=True):
+                if isinstance(exc, DeadlineExceeded):
+                    await undo()
+                await process_io.aclose()
             raise
         hub = self._scope.core.hub
         record, effects = hub.registry.exec_added(self.incarnation, exec_id, now=anyio.current_time())
@@ -337,6 +341,21 @@ class Task(Process):
                 spec=typeurl.pack(to_json(process, kind=OCIProcess), typeurl.PROCESS),
             )
         )
+
+    async def _remove_exec(self, exec_id: str) -> None:
+        """Remove the exec that a request may have made that was given up, unless there was one of ours before."""
+        former = self.incarnation.execs.get(exec_id)
+        if former is not None and former.accepted is None:
+            return
+        with anyio.move_on_after(_UNDO_TIMEOUT):
+            try:
+                await self._tasks.delete_process(
+                    DeleteProcessRequest(container_id=self.container_id, exec_id=exec_id)
+                )
+            except NotFound:
+                pass
+            except ContainerdError as exc:
+                self._log.warning("an exec that was given up is left", given_up=exec_id, error=str(exc))
 
     async def _exec_process(self, args: Any) -> dict[str, Any]:
         if isinstance(args, str | bytes) or not all(isinstance(arg, str) for arg in args):
