@@ -221,6 +221,23 @@ async def test_S32_E16_a_created_task_is_deleted(client: Client) -> None:
         assert client.statistics().open_tasks == 0
 
 
+async def test_a_start_that_dies_ends_the_init_with_1(client: Client) -> None:
+    """What runc's init tells then is no code of the user's program, which has not run."""
+    folder = Path("/run/containerd/runc", client.namespace)
+    codes: list[int] = []
+    while 1 not in codes and len(codes) < 60:
+        name = f"c{len(codes)}"
+        async with await client.new_container(name, image=IMAGE, args=["sh", "-c", "exit 42"]) as container:
+            async with await container.new_task() as task:
+                # As a "runc start" that is killed while the init writes to it, or a moment later.
+                os.close(os.open(folder / name / "exec.fifo", os.O_RDONLY))
+                status = await task.wait(timeout=20)
+                assert (status.unknown, status.pid) == (False, task.pid)
+                codes.append(status.code)
+    assert codes[-1] == 1
+    assert set(codes) <= {1, 42}
+
+
 async def _die_of_memory(client: Client, name: str, events: dict[str, list[str]]) -> None:
     options = [oci.with_memory_limit(20 << 20)]
     command = ["sh", "-c", "a=x; while :; do a=$a$a; done"]
