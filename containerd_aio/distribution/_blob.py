@@ -16,7 +16,7 @@ import anyio
 from containerd_aio._log import get_logger
 from containerd_aio.distribution._challenge import repository_scope
 from containerd_aio.distribution._endpoint import error_of
-from containerd_aio.distribution.hosts import Capability
+from containerd_aio.distribution.hosts import Capability, is_http_url
 from containerd_aio.distribution.registry import BodyBrokenError, content_path
 from containerd_aio.errors import ContainerdError, DataLoss, NotFound, Unavailable
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 RANGE_SIZE = 8 << 20
 """Bytes of one of the ranges that are fetched in parallel; as much is held in memory for each of them."""
 
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
 
 
 class BlobReader:
@@ -126,7 +126,7 @@ class BlobReader:
     def _sources(self) -> list[tuple[Endpoint, str]]:
         """Return whom to ask for what: the places that the descriptor names, then the hosts of the registry."""
         path = content_path(self._repository, self._target)
-        elsewhere = [url for url in self._target.urls if url.startswith(("https://", "http://"))]
+        elsewhere = [url for url in self._target.urls if is_http_url(url)]
         return [(e, url) for e in self._endpoints[:1] for url in elsewhere] + [
             (e, path) for e in self._endpoints
         ]

@@ -28,6 +28,9 @@ _LONGEST_MAGIC = 6
 
 _PIECE = 1 << 20
 
+# What follows a frame is copied by the decompressor: of many small ones, so much at a time, not all that there is.
+_AFTER_A_FRAME = 16 << 10
+
 _GZIP_LEVEL = 6  # zlib's own default, said aloud
 _ZSTD_LEVEL = 3
 
@@ -81,16 +84,20 @@ class _Gunzip:
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         """Yield what `data` unpacks to."""
-        piece = b""
+        view, at, step, piece = memoryview(data), 0, len(data), b""
         try:
-            while data or len(piece) == _PIECE:
+            while at < len(data) or len(piece) == _PIECE:
                 if self._inflate.eof:
-                    data = data.lstrip(b"\0")  # padding between and after members
-                    if not data:
-                        return
+                    step, piece = _AFTER_A_FRAME, b""
+                    rest = bytes(view[at : at + step]).lstrip(b"\0")  # padding between and after members
+                    at = min(at + step, len(data)) - len(rest)
+                    if not rest:
+                        continue
                     self._inflate = zlib.decompressobj(wbits=31)
-                piece = self._inflate.decompress(data, _PIECE)
-                data = self._inflate.unused_data if self._inflate.eof else self._inflate.unconsumed_tail
+                part = view[at : at + step]
+                piece = self._inflate.decompress(part, _PIECE)
+                left = self._inflate.unused_data if self._inflate.eof else self._inflate.unconsumed_tail
+                at += len(part) - len(left)
                 if piece:
                     yield piece
         except zlib.error as exc:
@@ -113,12 +120,14 @@ class _Unzstd:
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         """Yield what `data` unpacks to."""
+        view, at, step = memoryview(data), 0, len(data)
         try:
-            while data or not (self._frame.needs_input or self._frame.eof):
+            while at < len(data) or not (self._frame.needs_input or self._frame.eof):
                 if self._frame.eof:
-                    self._frame = self._zstd.ZstdDecompressor()
-                piece = self._frame.decompress(data, _PIECE)
-                data = self._frame.unused_data if self._frame.eof else b""
+                    self._frame, step = self._zstd.ZstdDecompressor(), _AFTER_A_FRAME
+                part = view[at : at + step] if self._frame.needs_input else b""
+                piece = self._frame.decompress(part, _PIECE)
+                at += len(part) - (len(self._frame.unused_data) if self._frame.eof else 0)
                 self._between = self._frame.eof
                 if piece:
                     yield piece

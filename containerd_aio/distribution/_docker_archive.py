@@ -108,7 +108,7 @@ def _parse(data: bytes) -> list[_Item]:
             _Item(str(i["Config"]), tuple(map(str, i["Layers"] or ())), tuple(map(str, i["RepoTags"] or ())))
             for i in items
         ]
-    except (ValueError, TypeError, KeyError) as exc:
+    except (ValueError, TypeError, KeyError, RecursionError) as exc:
         raise InvalidArgument(
             f"the archive's manifest.json is not Docker's list of Config, RepoTags and Layers: {exc!r}"
         ) from exc

@@ -287,7 +287,12 @@ def registry_message(data: bytes) -> str:
     try:
         errors = json.loads(data)["errors"]
         texts = [f"{error.get('code', '')}: {error.get('message', '')}".strip(": ") for error in errors]
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         text = data.decode(errors="replace").strip().partition("\n")[0]
-        return "" if text.startswith("<") else text[:_SHOWN]
-    return "; ".join(filter(None, texts))[:_SHOWN]
+        return "" if text.startswith("<") else _printable(text[:_SHOWN])
+    return _printable("; ".join(filter(None, texts))[:_SHOWN])
+
+
+def _printable(text: str) -> str:
+    """Return `text` fit for a terminal and for one line: whoever answers there may say anything."""
+    return "".join(c if c.isprintable() else " " for c in text)

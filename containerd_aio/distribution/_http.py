@@ -13,6 +13,7 @@ import aiohttp
 
 from containerd_aio._log import get_logger
 from containerd_aio._version import __version__
+from containerd_aio.distribution.hosts import is_http_url
 from containerd_aio.errors import ConnectError, FailedPrecondition, InvalidArgument, Unavailable
 
 if TYPE_CHECKING:
@@ -114,10 +115,10 @@ class Transport:
             if response.status not in _REDIRECTS or location is None:
                 return response
             response.release()
-            url = urljoin(request.url, location)
-            if urlsplit(url).scheme not in {"http", "https"}:
+            url = joined(request.url, location)
+            if not is_http_url(url):
                 raise FailedPrecondition(
-                    f"{public(request.url)} redirects to {public(url)}, which is not HTTP"
+                    f"{public(request.url)} redirects to {public(url)}, which is not HTTP, or malformed"
                 )
             if request.confined and origin(url) != first:
                 raise FailedPrecondition(
@@ -146,8 +147,8 @@ class Transport:
         if callable(data):
             data = data()
             headers["Content-Length"] = str(request.size)
-        scheme = urlsplit(request.url).scheme
-        where = public(request.url)
+        where, proxy = public(request.url), proxy_for(request.url)
+        context = self._context(host) if request.url.startswith("https:") else True
         try:
             return await self._session.request(
                 request.method,
@@ -155,8 +156,8 @@ class Transport:
                 headers=headers,
                 data=data,
                 allow_redirects=False,
-                ssl=self._context(host) if scheme == "https" else True,
-                proxy=proxy_for(request.url),
+                ssl=context,
+                proxy=proxy,
                 timeout=aiohttp.ClientTimeout(
                     total=None, sock_connect=host.dial_timeout or _DIAL_TIMEOUT, sock_read=_READ_TIMEOUT
                 ),
@@ -170,11 +171,22 @@ class Transport:
                     f"{where}: the host does not speak TLS; plain_http=True does without"
                 ) from exc
             raise _tls_error(where, f"TLS fails: {reason}") from exc
+        except aiohttp.ClientProxyConnectionError as exc:
+            text = f"{where}: no connection to the proxy {public(proxy or '')} of the environment: {exc.os_error.strerror}"
+            raise ConnectError(text, address=where, reason="refused") from exc
+        except aiohttp.ClientHttpProxyError as exc:
+            text = f"{where}: the proxy {public(proxy or '')} of the environment refuses: status {exc.status}"
+            raise Unavailable(text) from exc
         except aiohttp.ClientConnectorError as exc:
             text = f"{where}: no connection: {exc.os_error.strerror or exc.os_error}"
             raise ConnectError(text, address=where, reason="refused") from exc
         except aiohttp.InvalidURL as exc:
             raise InvalidArgument(f"{where} is not a URL that can be asked") from exc
+        except ValueError:
+            # Not its text: it may quote the header, which may be secret.
+            raise InvalidArgument(
+                f"{where}: a header for it, such as that with the credentials, has a line break or the like"
+            ) from None
         except TimeoutError as exc:
             raise Unavailable(f"{where}: no answer in time") from exc
         except (aiohttp.ClientError, OSError) as exc:
@@ -187,15 +199,29 @@ def _tls_error(where: str, text: str) -> ConnectError:
 
 def origin(url: str) -> str:
     """Return scheme, host and port of a URL: two URLs are of one host if and only if these are equal."""
-    parts = urlsplit(url)
-    port = parts.port or {"http": 80, "https": 443}.get(parts.scheme, 0)
+    try:
+        parts = urlsplit(url)
+        port = parts.port or {"http": 80, "https": 443}.get(parts.scheme, 0)
+    except ValueError:
+        return url
     return f"{parts.scheme}://{(parts.hostname or '').lower()}:{port}"
 
 
 def public(url: str) -> str:
     """Return a URL without what may be secret in it: user, password, query."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "a malformed URL"
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def joined(base: str, location: str) -> str:
+    """Return where a ``Location`` or ``Link`` leads to; as it is if it is malformed."""
+    try:
+        return urljoin(base, location)
+    except ValueError:
+        return location
 
 
 def proxy_for(url: str) -> str | None:
@@ -205,7 +231,13 @@ def proxy_for(url: str) -> str | None:
     proxy = proxies.get(parts.scheme) or proxies.get("all")
     if not proxy or urllib.request.proxy_bypass_environment(parts.netloc.rpartition("@")[2], proxies):  # type: ignore[attr-defined]
         return None
-    return proxy if "://" in proxy else f"http://{proxy}"
+    proxy = proxy if "://" in proxy else f"http://{proxy}"
+    if not is_http_url(proxy):
+        raise InvalidArgument(
+            f"the proxy {public(proxy)} for {parts.netloc.rpartition('@')[2]}, from the environment, cannot be used: it has "
+            f"to be a URL of http or https; NO_PROXY names hosts that need none"
+        )
+    return proxy
 
 
 def _tls(host: RegistryHost) -> ssl.SSLContext | bool:

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 _BLOCK = tarfile.BLOCKSIZE
 _END = bytes(_BLOCK)
 
+# Sizes are 64 bits wide, to containerd and to everybody else.
+_MAX_SIZE = (1 << 63) - 1
+
 # Extended headers carry names and attributes; one of a megabyte is not meant well.
 _MAX_HEADER = 1 << 20
 
@@ -90,10 +93,12 @@ class TarReader:
             raise InvalidArgument(f"the archive has a sparse file at byte {where}, which an image never has")
         is_file = header.isreg()
         if "size" in overrides:
-            if not overrides["size"].isdecimal():
-                raise InvalidArgument(f"the archive is damaged at byte {where}: size {overrides['size']!r}")
-            self._left = int(overrides["size"])
-            self._padding = -self._left % _BLOCK
+            size = _pax_size(overrides["size"])
+            if size is None:
+                raise InvalidArgument(
+                    f"the archive is damaged at byte {where}: size {overrides['size'][:40]!r}"
+                )
+            self._left, self._padding = size, -size % _BLOCK
         if header.type in _WITHOUT_DATA:  # whatever their size field says
             self._left = self._padding = 0
         if self._max_size is not None and where + self._left > self._max_size:
@@ -159,7 +164,7 @@ def _parse_header(block: bytes, where: int) -> tarfile.TarInfo:
                 "this is no tar archive (neither plain nor compressed with gzip or zstd)"
             ) from exc
         raise InvalidArgument(f"the archive is damaged: no tar header at byte {where} ({exc})") from exc
-    if header.size < 0:
+    if not 0 <= header.size <= _MAX_SIZE:
         raise InvalidArgument(f"the archive is damaged: a member of {header.size} bytes at byte {where}")
     return header
 
@@ -169,13 +174,21 @@ def _parse_pax(data: bytes, where: int) -> dict[str, str]:
     records: dict[str, str] = {}
     while data:
         digits, space, _ = data.partition(b" ")
-        size = int(digits) if space and digits.isdigit() else 0
+        size = int(digits) if space and digits.isdigit() and len(digits) <= len(str(_MAX_HEADER)) else 0
         key, equals, value = data[len(digits) + 1 : size - 1].partition(b"=")
         if not equals or size > len(data) or data[size - 1 : size] != b"\n":
             raise InvalidArgument(f"the archive is damaged: a malformed extended header at byte {where}")
         records[key.decode(errors="replace")] = value.decode(errors="surrogateescape")
         data = data[size:]
     return records
+
+
+def _pax_size(text: str) -> int | None:
+    """Return the size that an extended header gives; None if it is none."""
+    if not text.isdecimal() or len(text) > len(str(_MAX_SIZE)):
+        return None
+    size = int(text)
+    return size if size <= _MAX_SIZE else None
 
 
 class _Stream:
@@ -254,7 +267,7 @@ class EndFinder:
             if len(self._buffer) < _BLOCK + size:
                 return False
             records = _parse_pax(bytes(self._buffer[_BLOCK : _BLOCK + size]), 0)
-            self._size = int(records["size"]) if records.get("size", "").isdecimal() else None
+            self._size = _pax_size(records.get("size", ""))
         elif header.type in _WITHOUT_DATA:
             size = 0
         elif self._size is not None:

@@ -12,6 +12,7 @@ import anyio
 
 from containerd_aio._log import get_logger
 from containerd_aio.distribution._challenge import Challenge, merge_scopes, parse_challenges
+from containerd_aio.distribution.hosts import is_http_url
 from containerd_aio.errors import PermissionDenied, Unauthenticated
 
 if TYPE_CHECKING:
@@ -161,10 +162,9 @@ class Authorizer:
         return self._parse(status, data, realm, scopes)
 
     def _check_realm(self, realm: str, credentials: Credentials | None) -> None:
-        parts = urlsplit(realm)
-        if parts.scheme not in {"http", "https"} or not parts.hostname:
+        if not is_http_url(realm):
             raise Unauthenticated(f"{self.origin} names no token server: realm {realm!r}")
-        if credentials is not None and parts.scheme == "http" and self.origin.startswith("https:"):
+        if credentials is not None and urlsplit(realm).scheme == "http" and self.origin.startswith("https:"):
             raise Unauthenticated(
                 f"{self.origin} names the token server {realm}, which is not encrypted: nothing is sent there"
             )
@@ -214,7 +214,7 @@ class Authorizer:
             value: dict[str, Any] = json.loads(data)
             token = value.get("access_token") or value.get("token")
             life = float(value.get("expires_in") or _DEFAULT_LIFE)
-        except (ValueError, TypeError, AttributeError):
+        except (ValueError, TypeError, AttributeError, RecursionError):
             raise Unauthenticated(f"{who} answers with something that is not a token") from None
         if not token or not isinstance(token, str):
             raise Unauthenticated(f"{who} answers without a token")

@@ -7,6 +7,7 @@ The format is containerd's ("docs/hosts.md" there; Go: core/remotes/docker/confi
 from __future__ import annotations
 
 import ipaddress
+import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -37,6 +38,8 @@ class Capability(StrEnum):
 
 
 _ALL = frozenset(Capability)
+
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, section 5.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +112,15 @@ def is_local(host: str) -> bool:
         return False
 
 
+def is_http_url(url: str) -> bool:
+    """Tell whether this is a URL of ``http`` or ``https`` with a host that can be asked."""
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that there is not, an address that is none
+        return False
+
+
 def configured_hosts(
     registry: str, directory: str | PathLike[str] | None = None, *, plain_http: bool = False
 ) -> list[RegistryHost]:
@@ -175,7 +187,7 @@ def parse_hosts(data: bytes, file: Path, fallback: RegistryHost) -> list[Registr
     """
     try:
         value = tomllib.loads(data.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise InvalidArgument(f"{file}: {exc}") from exc
     tables = value.get("host", {})
     if not isinstance(tables, dict) or not all(isinstance(table, dict) for table in tables.values()):
@@ -206,8 +218,8 @@ def _parse_host(table: Mapping[str, Any], url: str, file: Path) -> RegistryHost:
     scheme, separator, rest = url.partition("://")
     if not separator:
         scheme, rest = "http" if is_local(url) else "https", url
-    parts = urlsplit(f"{scheme}://{rest}")
-    if scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
+    parts = urlsplit(f"{scheme}://{rest}") if is_http_url(f"{scheme}://{rest}") else None
+    if parts is None or parts.query or parts.fragment:
         raise InvalidArgument(
             f"{where}: {url!r} is not the URL of a host, such as https://mirror.example.com"
         )
@@ -217,7 +229,8 @@ def _parse_host(table: Mapping[str, Any], url: str, file: Path) -> RegistryHost:
     encrypted = bool(ca or client or skip) and scheme == "http" and parts.port != 80
     capabilities = table.get("capabilities")
     return RegistryHost(
-        url=f"{'https' if encrypted else scheme}://{parts.netloc}{path}",
+        # A user and a password that somebody has put there go nowhere, with Go neither.
+        url=f"{'https' if encrypted else scheme}://{parts.netloc.rpartition('@')[2]}{path}",
         capabilities=_ALL if capabilities is None else _capabilities(capabilities, where),
         ca=ca,
         client=client,
@@ -268,7 +281,12 @@ def _capabilities(value: Any, where: str) -> frozenset[Capability]:
 def _headers(value: Any, where: str) -> dict[str, tuple[str, ...]]:
     if not isinstance(value, dict):
         raise InvalidArgument(f"{where}: header is not a table")
-    return {name: tuple(_texts(items, f"header {name}", where)) for name, items in value.items()}
+    found = {name: tuple(_texts(items, f"header {name}", where)) for name, items in value.items()}
+    for name, texts in found.items():
+        # The value may be secret.
+        if not _HEADER_NAME.fullmatch(name) or not all(text.isprintable() for text in texts):
+            raise InvalidArgument(f"{where}: header {name!r} cannot be sent: it has a line break or the like")
+    return found
 
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}

@@ -159,7 +159,7 @@ def default_keychain() -> Keychain:
 def _parse(data: bytes, path: Path) -> dict[str, Any]:
     try:
         value = json.loads(data or b"{}")
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         # Not the parser's text: a reader of logs has no business with what stands beside the error.
         raise InvalidArgument(f"{path} is not JSON; see there, or log in again") from exc
     if not isinstance(value, dict):
@@ -252,6 +252,10 @@ async def ask_helper(name: str, server: str, path: Path) -> Credentials | None:
         raise FailedPrecondition(
             f"{path} names the credential helper {program}, which is not on PATH"
         ) from None
+    except OSError as exc:
+        raise FailedPrecondition(
+            f"{path} names the credential helper {program}, which cannot be run: {exc.strerror or exc}"
+        ) from exc
     except TimeoutError:
         raise FailedPrecondition(
             f"{program} (named in {path}) did not answer within {_HELPER_TIMEOUT:.0f} s"
@@ -272,7 +276,7 @@ def _parse_answer(data: bytes, source: str) -> Credentials | None:
     try:
         value = json.loads(data)
         username, secret = str(value["Username"]), str(value["Secret"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise FailedPrecondition(f"{source}: the answer is not JSON with Username and Secret") from None
     if not secret:
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from containerd_aio.errors import InvalidArgument
 from containerd_aio.services.descriptor import check_digest
@@ -115,7 +116,7 @@ def _split(text: str) -> tuple[str, str, str]:
 
 def _checked(text: str, reference: Reference) -> Reference:
     repository = reference.repository
-    if not _REGISTRY.fullmatch(reference.registry):
+    if not _is_host(reference.registry):
         raise InvalidArgument(f"image name {text!r}: {reference.registry!r} is not a host")
     if not _REPOSITORY.fullmatch(repository):
         hint = "; it must be in lower case" if repository.lower() != repository else ""
@@ -126,6 +127,14 @@ def _checked(text: str, reference: Reference) -> Reference:
             f"a repository has at most {_MAX_NAME}"
         )
     return reference
+
+
+def _is_host(text: str) -> bool:
+    try:
+        urlsplit(f"//{text}").port  # noqa: B018 - refuses ports that there are not, and what is no IPv6 address
+    except ValueError:
+        return False
+    return _REGISTRY.fullmatch(text) is not None
 
 
 def normalize_name(text: str) -> str:

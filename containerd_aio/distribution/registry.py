@@ -6,7 +6,7 @@ import hashlib
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
-from urllib.parse import parse_qs, urljoin, urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from containerd_aio._log import get_logger
 from containerd_aio.distribution._challenge import repository_scope
@@ -349,9 +349,7 @@ class Registry:
                 if response.status != 200:
                     raise await error_of(response, what)
                 page = parse_json(await read_body(response, _MAX_LIST, what), what)
-                link = response.links.get("next")
-                url = None if link is None else str(link.get("url"))
-                here = str(response.url)
+                here, url = str(response.url), _next_link(response, what)
             yield page
             following, query = next_page(here, url, path), None
             if following is None or following in seen:
@@ -361,13 +359,21 @@ class Registry:
             following = path
 
 
+def _next_link(response: aiohttp.ClientResponse, what: str) -> str | None:
+    try:
+        link = response.links.get("next")
+    except ValueError as exc:
+        raise DataLoss(f"{response.url.host}: {what}: the link to the next page is malformed") from exc
+    return None if link is None else str(link.get("url"))
+
+
 def next_page(here: str, link: str | None, path: str) -> str | None:
     """Return the URL of the next page; one that leads to another host or listing is no next page."""
-    from containerd_aio.distribution._http import origin
+    from containerd_aio.distribution._http import joined, origin
 
     if link is None:
         return None
-    url = urljoin(here, link)
+    url = joined(here, link)
     return url if origin(url) == origin(here) and urlsplit(url).path.endswith(path) else None
 
 

@@ -7,7 +7,6 @@ and is signed within itself. containerd can't run it: it is converted to an OCI 
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import json
 from contextlib import aclosing
@@ -118,7 +117,7 @@ def schema1_payload(data: bytes) -> bytes:
         length, tail = protected["formatLength"], _unpadded(protected["formatTail"])
         if type(length) is not int or not 0 < length <= len(data):
             raise ValueError(f"formatLength is {length!r}")  # noqa: TRY301 - one except for all
-    except (ValueError, TypeError, LookupError, AttributeError, binascii.Error) as exc:
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as exc:
         raise InvalidArgument(f"the manifest of schema 1 has a malformed signature: {exc!r}") from exc
     return data[:length] + tail
 

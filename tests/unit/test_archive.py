@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import tarfile
+import zlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from functools import partial
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from containerd_aio.distribution import _compression
 from containerd_aio.distribution._compression import compress, decompressed, detect
 from containerd_aio.distribution._docker_archive import Blob, _find, _parse, _platform
 from containerd_aio.distribution._names import Naming, add_prefix, filter_prefix, name_images
@@ -81,6 +83,38 @@ async def test_gzip_of_several_members_and_padding() -> None:
     assert list(await read(packed)) == [*FILES, "dir", "link"]
 
 
+@pytest.mark.parametrize("pack", [gzip.compress, partial(compress, compression="zstd")], ids=["gzip", "zstd"])
+async def test_many_small_frames(pack: Callable[[bytes], bytes]) -> None:
+    data = make_tar()
+    packed = b"".join(pack(data[at : at + 100]) for at in range(0, len(data), 100)) + pack(b"") * 500
+    for size in (7, 1000, len(packed)):
+        assert list(await read(packed, size)) == [*FILES, "dir", "link"]
+
+
+async def test_of_many_members_not_all_that_is_left_is_copied_each_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given, real = 0, zlib.decompressobj
+
+    class Counting:
+        def __init__(self, **options: Any) -> None:
+            self._inner = real(**options)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._inner, name)
+
+        def decompress(self, part: bytes, limit: int) -> bytes:
+            nonlocal given
+            given += len(part)
+            return self._inner.decompress(part, limit)
+
+    packed = gzip.compress(b"") * 20_000
+    monkeypatch.setattr(_compression.zlib, "decompressobj", Counting)
+    decoder = _compression._Gunzip("it")
+    assert list(decoder.feed(packed)) == []
+    assert given < len(packed) + 20_000 * (17 << 10)
+
+
 async def test_a_gzip_bomb_is_unpacked_piece_by_piece() -> None:
     member = tarfile.TarInfo("big")
     member.size = 300 << 20
@@ -92,14 +126,18 @@ async def test_a_gzip_bomb_is_unpacked_piece_by_piece() -> None:
     assert largest <= 1 << 20
 
 
+def extended(record: bytes) -> bytes:
+    """A PAX header for the member that follows."""
+    header = tarfile.TarInfo("x")
+    header.type, header.size = tarfile.XHDTYPE, len(record)
+    return header.tobuf(tarfile.USTAR_FORMAT) + record + bytes(-len(record) % 512)
+
+
 async def test_a_pax_size_counts() -> None:
     member = tarfile.TarInfo("f")
     member.size = 0
     header = member.tobuf(tarfile.USTAR_FORMAT)
-    record = b"9 size=3\n"
-    extended = tarfile.TarInfo("x")
-    extended.type, extended.size = tarfile.XHDTYPE, len(record)
-    data = extended.tobuf(tarfile.USTAR_FORMAT) + record.ljust(512, b"\0") + header + b"abc".ljust(512, b"\0")
+    data = extended(b"9 size=3\n") + header + b"abc".ljust(512, b"\0")
     assert (await read(data + bytes(1024)))["f"][1] == b"abc"
 
 
@@ -142,11 +180,17 @@ async def test_hostile_headers() -> None:
     huge.type, huge.size = tarfile.XHDTYPE, 1 << 40
     with pytest.raises(InvalidArgument, match="extended header of"):
         await read(huge.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
-    for record in (b"x", b"5 a=b", b"99 a=b\n", b"0 a=b\n", b"6 a-b\n"):
-        extended = tarfile.TarInfo("x")
-        extended.type, extended.size = tarfile.XHDTYPE, len(record)
+    for record in (b"x", b"5 a=b", b"99 a=b\n", b"0 a=b\n", b"6 a-b\n", b"9" * 5000 + b" a=b\n"):
         with pytest.raises(InvalidArgument, match="malformed extended header"):
-            await read(extended.tobuf(tarfile.USTAR_FORMAT) + record.ljust(512, b"\0") + bytes(1024))
+            await read(extended(record) + bytes(1024))
+    for size in ("9" * 4500, str(1 << 63), "-1", "x"):
+        record = f"{len(size) + 11} size={size}\n".rjust(len(size) + 11, "0").encode()
+        with pytest.raises(InvalidArgument, match=r"damaged at byte .* size"):
+            await read(extended(record) + make_tar())
+    wide = tarfile.TarInfo("x")
+    wide.size = 1 << 70
+    with pytest.raises(InvalidArgument, match="a member of 1180591620717411303424 bytes"):
+        await read(wide.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
     sparse = tarfile.TarInfo("x")
     sparse.type = tarfile.GNUTYPE_SPARSE
     with pytest.raises(InvalidArgument, match="sparse"):

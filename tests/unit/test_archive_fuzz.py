@@ -291,6 +291,7 @@ async def test_json_too_deep_to_parse() -> None:
     files = {"oci-layout": b'{"imageLayoutVersion": "1.0.0"}', "index.json": b"[" * 200_000}
     async with world() as w:
         assert "index.json is not JSON" in str(await check_import(w, tar(files)))
+        assert "not Docker's list" in str(await check_import(w, tar({"manifest.json": b"[" * 200_000})))
 
 
 # -- the end of an archive --------------------------------------------------------------------------------------

@@ -168,6 +168,10 @@ def test_an_empty_directory_changes_nothing(tmp_path: Path) -> None:
         ('[host."https://x"]\nclient = [["a", "b", "c"]]', "expected certificate and key"),
         ('[host."https://x"]\nheader = 3', "header is not a table"),
         ('[host."https://x"]\ndial_timeout = "soon"', "dial_timeout is 'soon'"),
+        ('[host."https://[::1"]', "is not the URL"),
+        ('server = "https://x:99999"', "is not the URL"),
+        ('[host."https://x"]\nheader = {A = "hush\\nB: c"}', "header 'A' cannot be sent"),
+        ("a = " + "[" * 9000, r"hosts\.toml: "),
     ],
 )
 def test_malformed_files_are_named(tmp_path: Path, text: str, why: str) -> None:
@@ -180,6 +184,11 @@ def test_malformed_files_are_named(tmp_path: Path, text: str, why: str) -> None:
 def test_a_directory_that_does_not_exist(tmp_path: Path) -> None:
     with pytest.raises(InvalidArgument, match="does not exist"):
         configured_hosts("quay.io", tmp_path / "none")
+
+
+def test_a_password_in_a_url_goes_nowhere(tmp_path: Path) -> None:
+    write(tmp_path, "quay.io/hosts.toml", 'server = "https://me:hush@quay.io:444"')
+    assert [host.url for host in configured_hosts("quay.io", tmp_path)] == ["https://quay.io:444/v2"]
 
 
 def test_headers_may_be_secret() -> None:

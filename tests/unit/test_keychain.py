@@ -144,10 +144,20 @@ async def test_helpers_that_fail(
     assert SECRET not in str(caught.value)
 
 
+async def test_a_helper_that_cannot_be_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "docker-credential-bad").write_text("")
+    with pytest.raises(
+        FailedPrecondition, match="docker-credential-bad, which cannot be run: Permission denied"
+    ):
+        await keychain(tmp_path, {"credsStore": "bad"}).credentials("r.io")
+
+
 @pytest.mark.parametrize(
     "value",
     [
         "{",
+        "[" * 100_000,
         "[]",
         {"auths": {"r.io": {"auth": "***"}}},
         {"auths": {"r.io": {"auth": base64.b64encode(SECRET.encode()).decode()}}},

@@ -67,6 +67,8 @@ def test_the_parts() -> None:
         ("https://example.com/a", "'https' is a scheme"),
         ("a" * 256, "at most 255"),
         (" busybox", "not a repository"),
+        ("localhost:99999/a", "'localhost:99999' is not a host"),
+        ("[:]/a", "not a host"),
     ],
 )
 def test_what_is_no_name(text: str, why: str) -> None:

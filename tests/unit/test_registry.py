@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import ssl
+import traceback
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,12 @@ from aiohttp import web
 
 from containerd_aio.distribution import _blob
 from containerd_aio.distribution._blob import BlobReader, parallel_chunks
+from containerd_aio.distribution._endpoint import registry_message
 from containerd_aio.distribution.hosts import RegistryHost
 from containerd_aio.distribution.registry import MAX_MANIFEST, Registry
 from containerd_aio.errors import (
     ConnectError,
+    ContainerdError,
     DataLoss,
     FailedPrecondition,
     InvalidArgument,
@@ -121,6 +124,19 @@ async def test_statuses_become_errors_with_the_registrys_words(code: int, error:
             await registry.resolve("a/b", "1")
         with pytest.raises(error, match=f"X: says {code}"):
             await registry.manifest("a/b", described(b"x", MANIFEST))
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b'{"errors":[{"code":"X","message":"two\\nlines \\u001b[2J"}]}', "X: two lines  [2J"),
+        (b"\x1b[31mred\nand more", " [31mred"),
+        (b"<html>", ""),
+        (b"[" * 60_000, "[" * 300),
+    ],
+)
+def test_the_registrys_words_are_fit_for_a_terminal(body: bytes, said: str) -> None:
+    assert registry_message(body) == said
 
 
 # -- retries ----------------------------------------------------------------------------------------------------
@@ -405,6 +421,18 @@ async def test_a_redirect_on_the_same_host_keeps_them() -> None:
         assert [r.headers["Authorization"] for r in server.requests] == ["Bearer hush"] * 2
 
 
+async def test_credentials_that_cannot_be_sent_are_not_quoted() -> None:
+    async with FakeRegistry() as server, server.client() as registry:
+
+        async def broken(_: object) -> str:
+            return "Bearer hush\nhush"
+
+        registry.endpoints()[0].authorizer("a/b").header = broken
+        with pytest.raises(InvalidArgument, match="has a line break") as caught:
+            await read(registry, described(DATA))
+        assert "hush" not in "".join(traceback.format_exception(caught.value))
+
+
 async def test_redirects_have_an_end_and_errors_no_query() -> None:
     async with FakeRegistry() as server, server.client() as registry:
         server.on("GET", "", status(302, Location="/v2/again?signature=secret"))
@@ -416,9 +444,10 @@ async def test_redirects_have_an_end_and_errors_no_query() -> None:
 
 async def test_a_redirect_to_something_else_is_not_followed() -> None:
     async with FakeRegistry() as server, server.client() as registry:
-        server.on("GET", "", status(302, Location="file:///etc/passwd"))
-        with pytest.raises(FailedPrecondition, match="is not HTTP"):
-            await read(registry, described(DATA))
+        for location in ("file:///etc/passwd", "http://[::1", "https://a:99999/"):
+            server.on("GET", "", status(302, Location=location), times=1)
+            with pytest.raises(FailedPrecondition, match="is not HTTP"):
+                await read(registry, described(DATA))
 
 
 async def test_proxies_are_those_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -431,6 +460,15 @@ async def test_proxies_are_those_of_the_environment(monkeypatch: pytest.MonkeyPa
                 await registry.resolve("a/b", "1")
         assert proxy.requests[0].headers["Host"] == server.host
         assert not server.requests
+        for given, why in {
+            "socks5://me:hush@proxy:1080": r"proxy socks5://proxy:1080 .* has to be a URL of http",
+            "http://me:hush@127.0.0.1:1": "no connection to the proxy http://127.0.0.1:1 of the environment",
+        }.items():
+            monkeypatch.setenv("http_proxy", given)
+            async with server.client() as registry:
+                with pytest.raises(ContainerdError, match=why) as caught:
+                    await registry.resolve("a/b", "1")
+            assert "hush" not in str(caught.value)
         monkeypatch.setenv("no_proxy", "127.0.0.1")
         async with server.client() as registry:
             assert (await registry.resolve("a/b", "1")).media_type == MANIFEST
@@ -520,6 +558,16 @@ async def test_a_next_page_that_is_none_ends_the_list(link: str) -> None:
         server.on("GET", "tags/list", page)
         assert set(await registry.tags("a/b")) == {"t"}
         assert len(server.requests) <= 2
+
+
+async def test_a_malformed_link_to_the_next_page_is_told() -> None:
+    async def page(_: web.Request) -> web.Response:
+        return web.json_response({"tags": ["t"]}, headers={"Link": '<http://[::1>; rel="next"'})
+
+    async with FakeRegistry() as server, server.client() as registry:
+        server.on("GET", "tags/list", page)
+        with pytest.raises(DataLoss, match="link to the next page is malformed"):
+            await registry.tags("a/b")
 
 
 def _referrers(*types: str) -> bytes:
