@@ -29,7 +29,7 @@ def configure_logs(level: str, *, tracebacks: bool) -> None:
         if error is not None and tracebacks:
             lines += "".join(traceback.format_exception(error)).splitlines()
         elif error is not None:
-            lines[0] += f": {str(error) or type(error).__name__}"
+            lines[0] += f": {str(error) or str(error.__cause__ or '') or type(error).__name__}"
         return "\n".join(lines)
 
     structlog.configure(

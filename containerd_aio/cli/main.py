@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -21,6 +22,9 @@ _SIGPIPE_EXIT = 141
 _FAILURE = {"run": 125}
 
 _EXTRAS = {"click", "rich"}
+
+# Our output goes to a file that can't take more.
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class CommandError(Exception):
@@ -46,6 +50,7 @@ def main(args: Sequence[str] | None = None) -> int:
         The exit code: 0 for success, 1 for a failure, 2 for a wrong command line, 128 + N when signal N ended it.
         ``run`` returns that of the container, or 125, 126 or 127.
     """
+    _open_standard_streams()
     try:
         code = _dispatch(sys.argv[1:] if args is None else args)
         sys.stdout.flush()
@@ -61,6 +66,16 @@ def main(args: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return _SIGPIPE_EXIT
     return code
+
+
+def _open_standard_streams() -> None:
+    """Lead standard descriptors that we were started without to /dev/null: else a socket of ours would get their number."""
+    for fd, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free: this one
+            setattr(sys, name, open(fd, "w" if fd else "r", closefd=False))  # noqa: SIM115 - until the end
 
 
 def complain(text: str) -> None:
@@ -119,4 +134,6 @@ def _explain(error: Exception) -> tuple[str, int]:
         return str(error), 1
     if isinstance(error, ImportError) and (error.name or "").partition(".")[0] in _EXTRAS:
         raise error
+    if isinstance(error, OSError) and error.errno in _FULL and error.filename is None:
+        return f"cannot write: {error.strerror}", 1
     return f"unexpected {type(error).__name__}: {error} (--debug shows where)", 1

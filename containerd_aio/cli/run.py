@@ -167,7 +167,7 @@ async def _start(
     except NotFound as exc:
         raise NotFound(
             f"there is no image {request.image!r} in namespace {client.namespace!r}; "
-            "`containerd-aio import FILE` imports one from an archive"
+            "`containerd-aio pull NAME` fetches one, `containerd-aio import FILE` imports one from an archive"
         ) from exc
     try:
         container = await client.new_container(

@@ -177,6 +177,8 @@ def parse_mount(text: str) -> Mount:
 
 def failure_code(error: str) -> int:
     """Return the exit code for a container that did not start, going by runc's words, as Docker does."""
+    if "error mounting" in error:
+        return _FAILED  # it is the source of a mount that does not exist
     if "executable file not found" in error or "no such file or directory" in error:
         return _NOT_FOUND
     if "permission denied" in error or "is a directory" in error or "exec format error" in error:

@@ -54,6 +54,17 @@ async def test_exit_codes(client: Client, cli: CLI, command: list[str], code: in
     assert await _is_gone(client, "code")
 
 
+async def test_output_for_which_there_is_no_place(cli: CLI) -> None:
+    command = cli.argv("run", "--rm", BUSYBOX, "full", "sh", "-c", "echo out; exit 4")
+    for redirection, words in (
+        ("<&- >&- 2>&-", ""),
+        (">/dev/full", "(stream=stdout): [Errno 28] No space left on device\n"),
+    ):
+        done = await anyio.run_process(["sh", "-c", f'"$@" {redirection}', "sh", *command], check=False)
+        assert (done.returncode, done.stdout) == (4, b"")
+        assert done.stderr.decode().endswith(words)
+
+
 async def test_what_never_ran_leaves_nothing_without_rm_too(client: Client, cli: CLI) -> None:
     assert (await cli("run", BUSYBOX, "never", "nosuch")).returncode == 127
     assert await _is_gone(client, "never")

@@ -196,6 +196,27 @@ def test_a_closed_pipe_is_quiet() -> None:
     assert done.stderr == ""
 
 
+def _shell(line: str, *args: str) -> subprocess.CompletedProcess[str]:
+    """Run the command as ``$@`` in a line of a shell."""
+    command = [sys.executable, "-m", "containerd_aio", *args]
+    return subprocess.run(["sh", "-c", line, "sh", *command], capture_output=True, text=True, check=False)
+
+
+def test_standard_streams_that_are_closed_are_none_of_our_files() -> None:
+    done = _shell('"$@" >&-', "version", "--client")
+    assert (done.returncode, done.stderr) == (0, "")
+    # What is to be said on stderr is not said on stdout.
+    done = _shell('"$@" 2>&-', "--address", NOWHERE, "events")
+    assert (done.returncode, done.stdout) == (1, "")
+    done = _shell('"$@" <&- >&- 2>&-', "version", "--client")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_a_full_disk_is_named() -> None:
+    done = _shell('"$@" >/dev/full', "version", "--client")
+    assert (done.returncode, done.stderr) == (1, "containerd-aio: cannot write: No space left on device\n")
+
+
 def test_start_loads_only_what_is_used() -> None:
     """`version --client` stays far below 150 ms only as long as it loads none of these."""
     code = """

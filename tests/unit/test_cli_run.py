@@ -92,6 +92,7 @@ def test_no_mounts(text: str, words: str) -> None:
         ('exec: "/etc/passwd": permission denied: unknown', 126),
         ("exec /data: is a directory", 126),
         ("exec /script: exec format error", 126),
+        ('error mounting "/gone" to rootfs at "/x": stat /gone: no such file or directory', 125),
         ("OCI runtime create failed: something else", 125),
     ],
 )

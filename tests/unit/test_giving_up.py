@@ -88,3 +88,18 @@ async def test_an_exec_whose_request_is_not_answered_is_removed() -> None:
         async with await task.exec("e1", ["true"]) as process:
             await process.start()
             assert (await process.wait(timeout=10)).code == 3
+
+
+async def test_a_clean_up_that_takes_too_long_says_so() -> None:
+    async with world() as w:
+        task = await w.running()
+        container = await w.client.container("c1")
+        with w.fake.hold("Tasks/Delete", before=True):
+            with pytest.raises(
+                DeadlineExceeded, match=r"the task of container 'c1' was not removed within 30 s"
+            ):
+                async with task:
+                    pass
+            with pytest.raises(DeadlineExceeded, match=r"container 'c1' was not removed within 40 s"):
+                async with container:
+                    pass
