@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import io
 import os
 import stat
 from contextlib import aclosing, asynccontextmanager
@@ -16,7 +17,7 @@ from containerd_aio.distribution.progress import ProgressEvent
 from containerd_aio.errors import InvalidArgument
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
+    from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable
 
     from containerd_aio.distribution.progress import Action, ProgressCallback
 
@@ -57,16 +58,13 @@ async def opened(source: ArchiveSource) -> AsyncGenerator[AsyncIterable[bytes], 
     """
     if isinstance(source, str | PathLike):
         async with await anyio.open_file(fspath(source), "rb") as file:
-            async with aclosing(_read(file.read)) as chunks:
+            async with aclosing(_read(_reader(file))) as chunks:
                 yield chunks
-    elif (
-        read := getattr(source, "read", None)
-    ) is not None:  # before __aiter__: a file iterates over its lines
-        function = read if inspect.iscoroutinefunction(read) else _in_thread(read)
-        async with aclosing(_read(function)) as chunks:
+    elif hasattr(source, "read"):  # before __aiter__: a file iterates over its lines
+        async with aclosing(_read(_reader(source))) as chunks:
             yield chunks
     elif hasattr(source, "__aiter__"):
-        yield cast("AsyncIterable[bytes]", source)
+        yield source
     else:
         raise InvalidArgument(
             f"cannot import from a {type(source).__name__}; give a path, a binary file or an asynchronous iterable "
@@ -79,6 +77,36 @@ async def _read(read: Callable[[int], Awaitable[bytes]]) -> AsyncGenerator[bytes
         if not isinstance(data, bytes):
             raise InvalidArgument("the archive is a file opened in text mode; open it with mode 'rb'")
         yield data
+
+
+def _reader(file: Any) -> Callable[[int], Awaitable[bytes]]:
+    """Return what reads from a file; nobody is held up by a pipe that nothing comes from, when cancelled."""
+    fd = _waiting(file)
+    if fd is None:
+        return file.read if inspect.iscoroutinefunction(file.read) else _in_thread(file.read)
+    plain = _plain(file)
+    once = _in_thread(getattr(plain, "read1", plain.read))  # what is there, not all that was asked for
+
+    async def read(size: int) -> bytes:
+        await anyio.wait_readable(fd)
+        data: bytes = await once(size)
+        return data
+
+    return read
+
+
+def _plain(file: Any) -> Any:
+    return file.wrapped if isinstance(file, anyio.AsyncFile) else file
+
+
+def _waiting(file: Any) -> int | None:
+    """Return the descriptor of a file that may keep us waiting: a pipe, a socket, a terminal."""
+    plain = _plain(file)
+    if not isinstance(plain, io.BufferedReader | io.BufferedWriter | io.FileIO):
+        return None
+    fd = plain.fileno()
+    mode = os.fstat(fd).st_mode
+    return fd if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or os.isatty(fd) else None
 
 
 def _in_thread(function: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
@@ -124,15 +152,31 @@ async def written(sink: ArchiveSink, chunks: AsyncIterable[bytes]) -> int:
     if isinstance(sink, str | PathLike):
         return await _written_to_path(anyio.Path(fspath(sink)), chunks)
     send = getattr(sink, "send", None)
-    write = getattr(sink, "write", None)
     if send is not None and inspect.iscoroutinefunction(send):
         return await _written_with(send, chunks)
-    if write is None:
+    if not hasattr(sink, "write"):
         raise InvalidArgument(
             f"cannot export to a {type(sink).__name__}; give a path, a binary file or what has a coroutine method "
             f"send(bytes)"
         )
-    return await _written_with(write if inspect.iscoroutinefunction(write) else _in_thread(write), chunks)
+    return await _written_to_file(sink, chunks)
+
+
+async def _written_to_file(file: Any, chunks: AsyncIterable[bytes]) -> int:
+    from containerd_aio.stdio.descriptors import DescriptorSendStream
+
+    fd = _waiting(file)
+    if fd is None:
+        write = file.write
+        return await _written_with(write if inspect.iscoroutinefunction(write) else _in_thread(write), chunks)
+    await anyio.to_thread.run_sync(_plain(file).flush)
+    stream = DescriptorSendStream(fd)
+    try:
+        return await _written_with(stream.send, chunks)
+    except anyio.BrokenResourceError as exc:
+        raise (exc.__cause__ or exc) from None
+    finally:
+        stream.close()
 
 
 async def _written_with(write: Callable[[bytes], Awaitable[Any]], chunks: AsyncIterable[bytes]) -> int:
@@ -144,11 +188,25 @@ async def _written_with(write: Callable[[bytes], Awaitable[Any]], chunks: AsyncI
 
 
 async def _written_to_path(path: anyio.Path, chunks: AsyncIterable[bytes]) -> int:
+    later = aiter(chunks)
+    first = await anext(
+        later, b""
+    )  # what fails before its first byte changes nothing, nor does what cannot be opened
+    file = await path.open("wb")
     try:
-        async with await path.open("wb") as file:
-            return await _written_with(file.write, chunks)
-    except BaseException:
+        async with file, aclosing(_behind(first, later)) as whole:
+            return await _written_to_file(file, whole)
+    except BaseException as exc:
         with anyio.CancelScope(shield=True):
-            if await path.is_file():  # a device or a pipe stays
-                await path.unlink()
+            made = await path.resolve()  # not the link that led there
+            if await made.is_file():  # a device or a pipe stays
+                await made.unlink()
+        if isinstance(exc, OSError) and exc.filename is None:
+            exc.filename = str(path)
         raise
+
+
+async def _behind(first: bytes, rest: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+    yield first
+    async for chunk in rest:
+        yield chunk
