@@ -20,6 +20,12 @@ class KeyedLock:
     def __len__(self) -> int:
         return len(self._locks)
 
+    async def idle(self) -> None:
+        """Return when nobody holds or waits for any lock that is in use now."""
+        for key in list(self._locks):
+            async with self(key):
+                pass
+
     @asynccontextmanager
     async def __call__(self, key: Hashable) -> AsyncGenerator[None, None]:
         """Hold the lock of `key`."""

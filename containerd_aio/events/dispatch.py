@@ -7,6 +7,7 @@ made to wait.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass
@@ -131,6 +132,7 @@ class Dispatcher(Generic[K, T]):
         self._on_error = on_error or log_failure
         self._buffer = buffer
         self._waiting: dict[K, deque[T]] = {}
+        self._at_work: dict[K, tuple[T, anyio.CancelScope]] = {}
         self._supervisor: Supervisor | None = None
         self._worker_ended = anyio.Event()
         self._pending = 0
@@ -208,20 +210,34 @@ class Dispatcher(Generic[K, T]):
             )
             self._report(DeliveryFailure(key, oldest, error, 0, None))
 
+    def withdraw(self, key: K, item: T) -> None:
+        """Give an item up: one that waits is not handed out, and the handler is cancelled that is at work on it.
+
+        What is not there any more is fine. `on_error` is not told.
+        """
+        waiting = self._waiting.get(key, ())
+        at_work, scope = self._at_work.get(key, (None, None))
+        if scope is not None and at_work is item:
+            scope.cancel()
+        elif item in waiting:
+            self._waiting[key].remove(item)
+            self._pending -= 1
+
     async def _work(self, key: K, waiting: deque[T]) -> None:
         """Hand out the items of one key until there is none."""
         try:
             while waiting:
                 item = waiting.popleft()
                 try:
-                    await self._deliver(key, item)
+                    with anyio.CancelScope() as scope:
+                        self._at_work[key] = item, scope
+                        await self._deliver(key, item)
                 finally:
+                    del self._at_work[key]
                     self._pending -= 1
         finally:
             del self._waiting[key]
             self._pending -= len(waiting)
-            if waiting and self._supervisor is not None:
-                _log.error("handler cancelled its own task; its items are lost", key=key, lost=len(waiting))
             self._tell_end()
 
     async def _deliver(self, key: K, item: T) -> None:
@@ -254,11 +270,13 @@ class Dispatcher(Generic[K, T]):
         except Exception as exc:  # noqa: BLE001 - whatever it is, it is the handler's
             return exc
         except asyncio.CancelledError as exc:
-            # Raised by the handler, because something it waited for was cancelled; or it is us who are cancelled.
+            if anyio.current_effective_deadline() == -math.inf:
+                raise  # it is us who are cancelled
+            # The handler's own doing: something it waited for was cancelled, or it has cancelled its own task.
             task = asyncio.current_task()
             assert task is not None
-            if task.cancelling():
-                raise
+            while task.cancelling():
+                task.uncancel()
             return exc
         if scope.cancelled_caught:
             return DeadlineExceeded(f"the handler had not returned after {self._timeout:g} s")

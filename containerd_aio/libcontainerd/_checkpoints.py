@@ -68,10 +68,11 @@ class CheckpointDirectory:
         """
         check_identifier(name, "checkpoint id")
         folder = self._path / name
-        try:
-            folder.mkdir(mode=0o700, parents=True)
-        except FileExistsError:
-            raise AlreadyExists(f"there is a checkpoint {name!r} in {self._path} already") from None
+        if (folder / _CONFIG).exists():
+            raise AlreadyExists(f"there is a checkpoint {name!r} in {self._path} already")
+        if folder.exists():  # of a process that was killed while one was made
+            await anyio.to_thread.run_sync(remove_tree, folder)
+        folder.mkdir(mode=0o700, parents=True)
         checkpoint = Checkpoint(name=name, exit=leave, created=datetime.now(UTC))
         options = CheckpointOptions(
             exit=leave,

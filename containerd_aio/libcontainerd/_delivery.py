@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import anyio
 
-from containerd_aio.errors import DeadlineExceeded
+from containerd_aio.errors import Closed, DeadlineExceeded
 from containerd_aio.events.dispatch import DeliveryFailure, Dispatcher, Retry, log_failure
+from containerd_aio.libcontainerd.backend import awaited
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -41,7 +43,6 @@ class Callback:
         locked: Whether the container is locked until it has ended.
         ended: Set when it was taken or given up, and what follows is done.
         error: Why it was given up.
-        scope: What the backend's work can be cancelled by.
     """
 
     container_id: str
@@ -51,7 +52,6 @@ class Callback:
     locked: bool = False
     ended: anyio.Event = field(default_factory=anyio.Event)
     error: BaseException | None = None
-    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
 
     def __repr__(self) -> str:
         return f"<Callback {self.container_id} {self.state.state}>"
@@ -105,6 +105,7 @@ class Delivery:
         self._on_error = on_error or log_failure
         self._delivered = delivered
         self._task_group = task_group
+        self._open: set[Callback] = set()  # submitted, and not ended
         self._dispatcher: Dispatcher[str, Callback] = Dispatcher(
             self._call, retry=retry, on_error=self._failed, buffer=_BUFFER
         )
@@ -117,10 +118,15 @@ class Delivery:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
         await self._dispatcher.aclose()
+        for callback in self._open:
+            callback.error = callback.error or Closed("the remote was closed before the backend took it")
+            callback.ended.set()
+        self._open.clear()
 
     def submit(self, callback: Callback) -> None:
         """Have the backend told after all that was submitted before for this container."""
         self._dispatcher.submit(callback.container_id, callback)
+        self._open.add(callback)
 
     async def tell(self, container_id: str, state: StateInfo) -> None:
         """Tell the backend, and return when it has taken it. The container must be locked.
@@ -128,7 +134,9 @@ class Delivery:
         From inside a callback for the same container it is told at once: it would otherwise wait for itself.
 
         Raises:
-            BaseException: Whatever the backend raised, in the end.
+            Exception: Whatever the backend raised, in the end.
+            RuntimeError: It cancelled itself.
+            Closed: The remote was closed meanwhile.
         """
         callback = Callback(container_id, state, locked=True)
         if self.inside(container_id):
@@ -138,10 +146,15 @@ class Delivery:
         try:
             await callback.ended.wait()
         except BaseException:
-            callback.scope.cancel()
+            self._dispatcher.withdraw(container_id, callback)
+            self._open.discard(callback)
             raise
-        if callback.error is not None:
-            raise callback.error
+        error = callback.error
+        if isinstance(error, asyncio.CancelledError):  # raised as it is, it would say that we are cancelled
+            message = f"state_changed({container_id!r}, {state.state!r}) cancelled itself"
+            raise RuntimeError(message) from error  # noqa: TRY004 - it is not about types
+        if error is not None:
+            raise error
 
     def inside(self, container_id: str) -> bool:
         """Return whether the caller was called, directly or not, by a running callback for this container."""
@@ -163,8 +176,7 @@ class Delivery:
         prepare, callback.prepare = callback.prepare, None
         if prepare is not None:
             await prepare()
-        with callback.scope:
-            await self._attempt(callback)
+        await self._attempt(callback)
         await self._finish(callback)
         await self._delivered()
 
@@ -174,13 +186,16 @@ class Delivery:
             if callback.finish is not None:
                 await callback.finish()
         callback.ended.set()
+        self._open.discard(callback)
 
     async def _attempt(self, callback: Callback) -> None:
         turn = _Turn(self, callback.container_id, callback.locked)
         token = _turns.set((*_turns.get(), turn))
         try:
             with anyio.move_on_after(self._timeout) as scope:
-                await self._backend.state_changed(callback.container_id, callback.state)
+                await awaited(
+                    "state_changed", self._backend.state_changed(callback.container_id, callback.state)
+                )
             if scope.cancelled_caught:
                 raise DeadlineExceeded(
                     f"state_changed({callback.container_id!r}, {callback.state.state!r}) had not returned after "

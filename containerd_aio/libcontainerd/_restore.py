@@ -11,7 +11,7 @@ import anyio
 
 from containerd_aio import stdio
 from containerd_aio._log import get_logger
-from containerd_aio.errors import ContainerdError, NotFound
+from containerd_aio.errors import Closed, ContainerdError, NotFound
 from containerd_aio.events.exits import UNKNOWN_EXIT_STATUS
 from containerd_aio.events.records import Phase
 from containerd_aio.libcontainerd.iopipe import AttachedIO
@@ -69,6 +69,8 @@ async def restore(keeper: Keeper, container: KnownContainer) -> None:
         told = await _end(keeper, container)
     if told is not None and not keeper.delivery.inside(container.id):
         await told.ended.wait()
+        if isinstance(told.error, Closed):
+            raise told.error
 
 
 async def _find(keeper: Keeper, container_id: str) -> _Found | None:

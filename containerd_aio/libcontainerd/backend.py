@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import isawaitable
 from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
 if TYPE_CHECKING:
@@ -43,3 +44,18 @@ class StreamBackend(Backend, Protocol):
 
 StdioCallback: TypeAlias = "Callable[[IOPipe], Awaitable[object]]"
 """Takes the standard streams of a process, as in docker 1.13; see `IOPipe` for who closes them."""
+
+
+async def awaited(callback: str, result: Awaitable[object]) -> None:
+    """Await what a callback returned.
+
+    Args:
+        callback: What the callback is called in the error.
+        result: What it returned.
+
+    Raises:
+        TypeError: It is not an async function.
+    """
+    if not isawaitable(result):
+        raise TypeError(f"{callback} must be an async function; it returned {result!r}")
+    await result

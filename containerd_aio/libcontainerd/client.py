@@ -217,7 +217,12 @@ class Client:
             give = self._attach(process_name, attach_stdio)
             io = AttachedIO(process.terminal) if give is not None else None
             creator = io or (stdio.streams(terminal=True) if process.terminal else stdio.null())
-            handle = await task.exec(process_name, oci, io=creator)
+            try:
+                handle = await task.exec(process_name, oci, io=creator)
+            except BaseException:
+                if io is not None:
+                    io.close()
+                raise
             known = KnownProcess(handle, " ".join(process.args), io)
             container.processes[process_name] = known
             try:
@@ -289,8 +294,10 @@ class Client:
         """Measure what a container uses, which need not be known.
 
         Raises:
+            InvalidArgument: The id is not valid.
             NotFound: It has no task.
         """
+        check_identifier(container_id, "container id")
         reply = await self._services.tasks.metrics(MetricsRequest(filters=[f"id=={container_id}"]))
         for metric in reply.metrics:
             if metric.id == container_id and metric.data is not None:
@@ -301,8 +308,10 @@ class Client:
         """Return the host pids of all processes of a container, which need not be known.
 
         Raises:
+            InvalidArgument: The id is not valid.
             NotFound: It has no task.
         """
+        check_identifier(container_id, "container id")
         reply = await self._services.tasks.list_pids(ListPidsRequest(container_id=container_id))
         return [process.pid for process in reply.processes]
 

@@ -11,6 +11,7 @@ import anyio.lowlevel
 from anyio.abc import ByteReceiveStream, ByteSendStream
 
 from containerd_aio.errors import Closed
+from containerd_aio.libcontainerd.backend import awaited
 from containerd_aio.stdio.fifo import FIFOSet, create_fifos, is_path
 from containerd_aio.stdio.fifo_streams import OutputStream, StdinStream
 from containerd_aio.stdio.process_io import ProcessIO
@@ -122,7 +123,7 @@ class AttachedIO:
         """Give the streams away; they are closed if they are not taken."""
         assert self._pipe is not None
         try:
-            await give(self._pipe)
+            await awaited("what takes the streams of a process", give(self._pipe))
         except BaseException:
             self.close()
             raise

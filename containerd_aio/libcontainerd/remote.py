@@ -253,8 +253,9 @@ class Remote:
             delivered=self._delivered,
             task_group=self._supervisor.task_group,
         )
-        await self._deliveries.enter_async_context(delivery)
         keeper = Keeper(self._core, delivery, start_process=start_process)
+        self._deliveries.push_async_callback(keeper.finish_calls)  # those that are told that it was closed
+        await self._deliveries.enter_async_context(delivery)
         self._keepers.append(keeper)
         return Client(keeper, backend, confirm_timeout=confirm_timeout)
 

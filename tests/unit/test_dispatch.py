@@ -438,8 +438,10 @@ async def test_cancelling_a_drain_harms_nothing() -> None:
     assert seen == [1]
 
 
-async def test_a_handler_that_cancels_its_own_task_loses_what_waited_and_the_key_lives_on() -> None:
+async def test_E25_a_handler_that_cancels_its_own_task_has_failed_and_nothing_else_is_lost() -> None:
     seen: list[int] = []
+    failures: list[Any] = []
+    go = anyio.Event()
 
     async def handler(n: int) -> None:
         if n == 0:
@@ -447,15 +449,46 @@ async def test_a_handler_that_cancels_its_own_task_loses_what_waited_and_the_key
             assert task is not None
             task.cancel()
             await anyio.sleep_forever()
+        if n == 3:
+            await go.wait()
+        await anyio.lowlevel.checkpoint()
         seen.append(n)
 
-    with capture_logs() as logs:
-        async with Dispatcher[Any, Any](handler) as dispatcher:
-            dispatcher.submit("a", 0)
-            dispatcher.submit("a", 1)
-            await dispatcher.drain()
-            dispatcher.submit("a", 2)
-            await dispatcher.drain()
-            assert (dispatcher.pending, dispatcher.keys) == (0, 0)
-    assert seen == [2]
-    assert [(entry["key"], entry["lost"]) for entry in logs] == [("a", 1)]
+    async with Dispatcher[Any, Any](handler, on_error=failures.append) as dispatcher:
+        dispatcher.submit("b", 3)
+        dispatcher.submit("a", 0)
+        dispatcher.submit("a", 1)
+        await dispatcher.drain("a")
+        dispatcher.submit("a", 2)
+        go.set()
+        await dispatcher.drain()
+        assert (dispatcher.pending, dispatcher.keys) == (0, 0)
+    assert sorted(seen) == [1, 2, 3]
+    assert [(failure.key, failure.item, type(failure.error)) for failure in failures] == [
+        ("a", 0, asyncio.CancelledError)
+    ]
+
+
+async def test_what_is_withdrawn_is_not_handled_and_what_waits_behind_it_is() -> None:
+    seen: list[str] = []
+
+    async def handler(item: str) -> None:
+        seen.append(item)
+        if item == "refused":
+            raise OSError("no")
+        if item == "stuck":
+            await anyio.sleep_forever()
+
+    retry = Retry(initial=100, maximum=100)
+    async with Dispatcher[Any, Any](handler, retry=retry, on_error=lambda _: None) as dispatcher:
+        for item in ("stuck", "waiting", "refused", "last"):
+            dispatcher.submit("a", item)
+        await anyio.wait_all_tasks_blocked()
+        dispatcher.withdraw("a", "waiting")
+        dispatcher.withdraw("a", "stuck")
+        await anyio.wait_all_tasks_blocked()
+        dispatcher.withdraw("a", "refused")  # in the pause before it is handed out again
+        dispatcher.withdraw("b", "never there")
+        await dispatcher.drain()
+        assert dispatcher.pending == 0
+    assert seen == ["stuck", "refused", "last"]
