@@ -90,6 +90,7 @@ class ImageVerbs(RegistryVerbs):
             InvalidArgument: It is not such an archive; the text says what is wrong. Or options contradict each other.
             NotFound: It has nothing for the platform.
         """
+        from containerd_aio.distribution._leases import own_lease
         from containerd_aio.distribution._selection import chosen
         from containerd_aio.distribution.archive import import_archive
         from containerd_aio.distribution.progress import silent
@@ -99,7 +100,7 @@ class ImageVerbs(RegistryVerbs):
         if discard_layers and not unpack:
             raise InvalidArgument("discard_layers needs unpack=True: nothing would be left of the layers")
         run_on = next(iter(chosen(platform)), None)
-        async with self.lease():
+        async with own_lease(self.services):
             records = await import_archive(
                 self.services,
                 source,
@@ -234,12 +235,13 @@ class ImageVerbs(RegistryVerbs):
             InvalidArgument: The image is malformed, or an option is.
             DataLoss: A layer does not unpack to what the image config says.
         """
+        from containerd_aio.distribution._leases import own_lease
         from containerd_aio.distribution.convert import convert
         from containerd_aio.image import Image
         from containerd_aio.services.images import ImageStore
 
         image = await self.image(source) if isinstance(source, str) else source
-        async with self.lease():
+        async with own_lease(self.services):
             target = await convert(
                 self.services,
                 image.target,
@@ -284,6 +286,7 @@ class ImageVerbs(RegistryVerbs):
         """
         import anyio
 
+        from containerd_aio.distribution._leases import own_lease
         from containerd_aio.distribution.build import build_image, store_image
         from containerd_aio.distribution.platforms import parse_platform
         from containerd_aio.image import Image
@@ -292,7 +295,7 @@ class ImageVerbs(RegistryVerbs):
         built = await anyio.to_thread.run_sync(
             lambda: build_image(layers=layers, config=config, platform=platform, compression=compression)
         )
-        async with self.lease():
+        async with own_lease(self.services):
             await store_image(self.services, built)
             record = await ImageStore(self.services).create_or_update(name, built.target, labels=labels)
             run_on = None if platform is None else parse_platform(platform)

@@ -1,8 +1,8 @@
-"""The lease of a pull, and what is done about those of processes that were killed.
+"""The lease of a pull, an import and the like, and what is done about those of processes that were killed.
 
-A lease cannot be prolonged, so a pull's lasts for a day; after a process was killed, half an image would stay for as long.
-Each lease of a pull therefore bears the process that holds it, and the next pull on the same machine deletes those of
-processes that are no more.
+A lease cannot be prolonged, so it lasts for a day; after a process was killed, half an image would stay for as long. Each
+lease therefore bears the process that holds it, and the next such work on the same machine deletes those of processes that
+are no more.
 """
 
 from __future__ import annotations
@@ -30,10 +30,13 @@ _in_use: set[str] = set()
 
 
 @asynccontextmanager
-async def pull_lease(services: Services) -> AsyncGenerator[str, None]:
-    """Hold the lease in force, or one of this pull; at its end those of dead processes are deleted as well."""
+async def own_lease(services: Services) -> AsyncGenerator[str, None]:
+    """Hold the lease in force, or one that says whose it is; at its end those of dead processes are deleted as well."""
     me = identity(os.getpid())
     async with lease(services, labels={HOLDER_LABEL: me} if me else None) as name:
+        if name in _in_use:  # this is part of a larger work, at whose end all that will be done
+            yield name
+            return
         _in_use.add(name)
         try:
             yield name
@@ -43,7 +46,7 @@ async def pull_lease(services: Services) -> AsyncGenerator[str, None]:
 
 
 async def _delete_dead(services: Services) -> None:
-    """Delete the leases of dead pulls: afterwards, so that what they had begun could be gone on with."""
+    """Delete the leases of the dead: afterwards, so that what they had begun could be gone on with."""
     leases = Leases(services)
     try:
         for found in await leases.list(f'labels."{HOLDER_LABEL}"'):
@@ -72,7 +75,21 @@ def is_dead(holder: str) -> bool:
         return bool(_boot())
     if namespace != _pid_namespace():
         return False
-    return holder == identity(os.getpid()) or not pid.isdecimal() or identity(int(pid)) != holder
+    if holder == identity(os.getpid()) or not pid.isdecimal():
+        return True
+    found = identity(int(pid))
+    return found != holder if found else not _runs(int(pid))
+
+
+def _runs(pid: int) -> bool:
+    """Tell whether there is such a process; ``/proc`` may hide those of other users."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def identity(pid: int) -> str:

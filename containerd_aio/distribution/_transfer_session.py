@@ -9,12 +9,12 @@ import anyio
 
 from containerd_aio.api.containerd.types.transfer import AuthRequest, AuthResponse, AuthType
 from containerd_aio.api.containerd.types.transfer import Progress as RawProgress
+from containerd_aio.distribution._leases import own_lease
 from containerd_aio.distribution.keychain import find_credentials
 from containerd_aio.distribution.progress import Action, ProgressEvent
 from containerd_aio.distribution.reference import parse_familiar
 from containerd_aio.services.content import ContentStore
 from containerd_aio.services.descriptor import Descriptor
-from containerd_aio.services.leases import lease
 from containerd_aio.services.streaming import NamedStream, open_stream
 from containerd_aio.services.transfer import Transfer
 
@@ -109,7 +109,7 @@ async def transfer_session(
         Unimplemented: The daemon has no streams (containerd 1.6).
     """
     try:
-        async with lease(services), AsyncExitStack() as streams, anyio.create_task_group() as group:
+        async with own_lease(services), AsyncExitStack() as streams, anyio.create_task_group() as group:
             session = TransferSession(services, streams, group)
             if progress is not None:
                 await session.report_to(progress)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from containerd_aio.distribution._compression import decompressed
 from containerd_aio.distribution._docker_archive import Blob, docker_entries
+from containerd_aio.distribution._leases import own_lease
 from containerd_aio.distribution._names import (
     NAME_ANNOTATION,
     REF_NAME_ANNOTATION,
@@ -43,7 +44,6 @@ from containerd_aio.services._convert import unique_name
 from containerd_aio.services.content import READ_ALL_LIMIT, ContentStore
 from containerd_aio.services.descriptor import Descriptor, check_digest
 from containerd_aio.services.images import ImageRecord, ImageStore
-from containerd_aio.services.leases import lease
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterable, Callable, Mapping
@@ -138,7 +138,7 @@ async def import_archive(
     label = str(source) if isinstance(source, str | PathLike) else "archive"
     async with AsyncExitStack() as stack:
         bytes_of_it = await stack.enter_async_context(opened(source))
-        await stack.enter_async_context(lease(services))
+        await stack.enter_async_context(own_lease(services))
         told = reported(bytes_of_it, progress, Action.READING, label, size_of(source))
         chunks = await stack.enter_async_context(aclosing(told))
         job = _Import(services, matches, skip_missing=skip_missing, discard_layers=discard_layers)

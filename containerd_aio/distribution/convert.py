@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from containerd_aio.distribution._compression import check_compression
 from containerd_aio.distribution._layers import compression_of, repack
+from containerd_aio.distribution._leases import own_lease
 from containerd_aio.distribution._selection import matcher
 from containerd_aio.distribution.manifests import (
     DOCKER_CONFIG,
@@ -34,7 +35,6 @@ from containerd_aio.errors import InvalidArgument, NotFound
 from containerd_aio.services._convert import unique_name
 from containerd_aio.services.content import ContentStore
 from containerd_aio.services.descriptor import Descriptor
-from containerd_aio.services.leases import lease
 
 if TYPE_CHECKING:
     from containerd_aio.distribution._compression import Compression
@@ -111,7 +111,7 @@ async def convert(
     """
     how = None if compression is None else check_compression(compression)
     matches = matcher(platform, all_platforms=all_platforms)
-    async with lease(services):
+    async with own_lease(services):
         return await _Conversion(ContentStore(services), matches, how, oci=oci).run(target)
 
 

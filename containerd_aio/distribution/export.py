@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from containerd_aio.distribution._compression import check_compression, compressed
+from containerd_aio.distribution._leases import own_lease
 from containerd_aio.distribution._names import NAME_ANNOTATION, REF_NAME_ANNOTATION
 from containerd_aio.distribution._selection import chosen
 from containerd_aio.distribution._source import reported, written
@@ -30,7 +31,7 @@ from containerd_aio.distribution.progress import Action, ProgressEvent, silent
 from containerd_aio.distribution.reference import parse_familiar
 from containerd_aio.errors import DataLoss, InvalidArgument, NotFound
 from containerd_aio.services.content import ContentStore
-from containerd_aio.services.leases import Leases, Resource, lease
+from containerd_aio.services.leases import Leases, Resource
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
@@ -121,7 +122,7 @@ async def open_export(
     wanted = list(targets)
     if not wanted:
         raise InvalidArgument("there is nothing to export: name at least one image")
-    async with lease(services) as held:
+    async with own_lease(services) as held:
         for _, target in wanted:
             await Leases(services).add_resource(held, Resource("content", target.digest))
         plan = _Plan(ContentStore(services), options)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from containerd_aio.distribution._leases import pull_lease
+from containerd_aio.distribution._leases import own_lease
 from containerd_aio.distribution.fetch import Fetcher, FetchLimits
 from containerd_aio.distribution.manifests import (
     DOCKER_CONFIG,
@@ -110,7 +110,7 @@ async def pull(
         Unimplemented: It is a manifest of Docker's schema 1, and `PullOptions.convert_schema1` is not set.
     """
     progress, name = options.progress, str(reference)
-    async with pull_lease(services):
+    async with own_lease(services):
         progress(ProgressEvent(Action.RESOLVING, name))
         target = await registry.resolve(reference.repository, reference.digest or reference.tag)
         progress(ProgressEvent(Action.RESOLVED, name, target=target))

@@ -14,6 +14,7 @@ import anyio
 
 from containerd_aio._log import get_logger
 from containerd_aio.distribution._layers import UNCOMPRESSED_LABEL
+from containerd_aio.distribution._leases import own_lease
 from containerd_aio.distribution.manifests import chain_id, chain_ids, diff_ids, is_layer, read_document
 from containerd_aio.distribution.progress import Action, ProgressEvent, silent
 from containerd_aio.errors import AlreadyExists, ContainerdError, DataLoss, InvalidArgument, NotFound
@@ -21,7 +22,7 @@ from containerd_aio.services._alone import alone
 from containerd_aio.services._convert import unique_name
 from containerd_aio.services.content import ContentStore
 from containerd_aio.services.diff import Diff
-from containerd_aio.services.leases import Leases, Resource, lease
+from containerd_aio.services.leases import Leases, Resource
 from containerd_aio.services.snapshots import SNAPSHOT_REF_LABEL, Snapshotter, resolve_snapshotter
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ async def unpack(
         return ""
     target = Snapshotter(services, await resolve_snapshotter(services, snapshotter))
     chain = chain_ids(diffs)
-    async with lease(services) as held:
+    async with own_lease(services) as held:
         work = _Unpacking(services, target, held, sync_fs=sync_fs, need=need, progress=progress)
         parent = ""
         for layer, diff, name in zip(layers, diffs, chain, strict=True):
