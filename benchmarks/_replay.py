@@ -83,7 +83,7 @@ class Replay(asyncio.Protocol):
 
     def pump(self) -> None:
         size = len(self.message)
-        while self.requested and self.left and not self.paused:
+        while self.requested and self.left and not self.paused and not self.transport.is_closing():
             room = min(*self.windows.values()) // size
             n = min(room, self.left, _BATCH)
             if n <= 0:
@@ -98,7 +98,8 @@ class Replay(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self.paused = False
-        self.pump()
+        # Not from here: a write that fails inside of this call makes asyncio end the connection twice.
+        asyncio.get_running_loop().call_soon(self.pump)
 
 
 async def main(path: str, count: int, kind: str) -> None:
