@@ -164,14 +164,16 @@ class RegistryVerbs(ClientBase):
         chunk_size: int | None = None,
         skip_non_distributable: bool = True,
         progress: ProgressCallback | None = None,
+        via: Via = "client",
     ) -> Descriptor:
         """Push an image to a registry: what it lacks of it, the name at the very end (Go: ``Client.Push``).
 
         Args:
             name: What it is to be called there.
             image: The image; by default the one of that name.
-            platform: Of an image with several platforms push only the variant that suits this best. By default all of it
-                is pushed, which needs all of it to be here.
+            platform: Of an image with several platforms push only the variant that suits this best: its manifest alone,
+                which is what the name names there then, without the index (as ``ctr images push --platform`` does). By
+                default all of it is pushed, which needs all of it to be here.
             keychain: See `pull`, as the next three.
             hosts_dir: As above; of the hosts, the first that takes pushes is used.
             hosts: As above.
@@ -181,6 +183,8 @@ class RegistryVerbs(ClientBase):
                 them.
             skip_non_distributable: Leave out layers that must not be passed on.
             progress: Called with each step.
+            via: Who moves the bytes: ``client``, this process; ``daemon``, containerd with its own settings for
+                registries (1.7 and later); ``auto``, the daemon on the same conditions as for a `pull`.
 
         Returns:
             What the name names there.
@@ -190,7 +194,9 @@ class RegistryVerbs(ClientBase):
             Unauthenticated: Credentials are missing or refused.
             PermissionDenied: They are not enough.
             Unavailable: The registry or the daemon cannot be reached.
-            InvalidArgument: An argument, or a file with hosts or credentials, is malformed.
+            Unimplemented: The daemon is to do it, and has no transfer service (containerd 1.6).
+            InvalidArgument: An argument, or a file with hosts or credentials, is malformed; or the daemon is to do what
+                it cannot.
         """
         from containerd_aio.distribution.remote import Remote, push_image
         from containerd_aio.image import Image
@@ -202,9 +208,11 @@ class RegistryVerbs(ClientBase):
             self.services,
             remote,
             image.target if isinstance(image, Image) else image,
+            source=image.name if isinstance(image, Image) else None,
             platform=platform,
             max_uploads=max_uploads,
             chunk_size=chunk_size,
             skip_non_distributable=skip_non_distributable,
             progress=progress,
+            via=via,
         )

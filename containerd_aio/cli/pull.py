@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from containerd_aio.cli.registry_options import credentials_of, registry_options
+from containerd_aio.cli.registry_options import credentials_of, registry_options, via_option
 
 if TYPE_CHECKING:
     from containerd_aio.cli.settings import Settings
@@ -19,13 +19,7 @@ if TYPE_CHECKING:
 @click.option(
     "--snapshotter", metavar="NAME", help="Where to unpack. Default: the namespace's, else overlayfs."
 )
-@click.option(
-    "--via",
-    type=click.Choice(["auto", "client", "daemon"]),
-    default="auto",
-    show_default=True,
-    help="Who moves the bytes: this program, or containerd with its own settings for registries.",
-)
+@via_option("auto")
 @click.argument("image")
 @click.pass_obj
 def command(settings: Settings, /, *, user: str | None, **options: Any) -> int:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from containerd_aio.cli.registry_options import credentials_of, registry_options
+from containerd_aio.cli.registry_options import credentials_of, registry_options, via_option
 
 if TYPE_CHECKING:
     from containerd_aio.cli.settings import Settings
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 @click.command("push", short_help="Push an image to a registry.")
 @registry_options
+@via_option("client")
 @click.argument("name")
 @click.argument("image", required=False)
 @click.pass_obj
@@ -39,6 +40,7 @@ async def _push(settings: Settings, credentials: Any, options: dict[str, Any]) -
                 keychain=credentials,
                 plain_http=options["plain_http"],
                 hosts_dir=options["hosts_dir"],
+                via=options["via"],
                 progress=display,
             )
     click.echo(f"{options['name']} {target.digest}")

@@ -34,6 +34,17 @@ _OPTIONS: list[Callable[[Any], Any]] = [
 ]
 
 
+def via_option(default: str) -> Callable[[_F], _F]:
+    """Return what adds the option ``--via``."""
+    return click.option(
+        "--via",
+        type=click.Choice(["auto", "client", "daemon"]),
+        default=default,
+        show_default=True,
+        help="Who moves the bytes: this program, or containerd with its own settings for registries.",
+    )
+
+
 def registry_options(function: _F) -> _F:
     """Add the options to a command; `credentials_of` reads the user's."""
     for option in _OPTIONS[::-1]:  # the last decorator applied is shown first

@@ -12,12 +12,26 @@ from containerd_aio.distribution._selection import PlatformChoice, chosen, match
 from containerd_aio.distribution.fetch import FetchLimits
 from containerd_aio.distribution.hosts import configured_hosts, default_host
 from containerd_aio.distribution.keychain import keychain_of
+from containerd_aio.distribution.manifests import (
+    children,
+    is_index,
+    is_manifest,
+    is_non_distributable,
+    read_document,
+)
 from containerd_aio.distribution.platforms import default_platform, match_any, match_only
 from containerd_aio.distribution.progress import Action, ProgressEvent, silent
 from containerd_aio.distribution.pull import PullOptions, pull
 from containerd_aio.distribution.reference import Reference, parse_familiar
-from containerd_aio.distribution.transfer import offers_transfer
+from containerd_aio.distribution.transfer import (
+    RegistryOptions,
+    offers_transfer,
+    pull_by_daemon,
+    push_by_daemon,
+)
 from containerd_aio.errors import InvalidArgument, Unimplemented, Unknown
+from containerd_aio.services.content import ContentStore
+from containerd_aio.services.images import ImageStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
@@ -27,14 +41,18 @@ if TYPE_CHECKING:
     from containerd_aio.distribution.hosts import HostsFunction
     from containerd_aio.distribution.keychain import Credentials, Keychain
     from containerd_aio.distribution.progress import ProgressCallback
+    from containerd_aio.distribution.push import PushOptions
     from containerd_aio.distribution.registry import Registry
     from containerd_aio.services.descriptor import Descriptor, Platform
     from containerd_aio.services.images import ImageRecord
     from containerd_aio.services.stubs import Services
 
 
+MAX_UPLOADS = 3
+"""Blobs that a push uploads at the same time."""
+
 Via = Literal["auto", "client", "daemon"]
-"""Who moves the bytes of a pull."""
+"""Who moves the bytes of a pull or a push."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +95,14 @@ class Remote:
             self.plain_http
             or self.hosts_dir is not None
             or configured_hosts(registry) != [default_host(registry)]
+        )
+
+    def for_daemon(self) -> RegistryOptions:
+        """Return how the daemon is to reach the registry."""
+        return RegistryOptions(
+            keychain=keychain_of(self.keychain, self.reference.registry),
+            hosts_dir=None if self.hosts_dir is None else str(self.hosts_dir),
+            plain_http=self.plain_http,
         )
 
     @asynccontextmanager
@@ -133,15 +159,8 @@ async def pull_image(
         "limits": limits,
         "handler": handler,
     }
-    ours = [name for name, value in (asked | remote.only_here()).items() if value]
-    if via not in {"auto", "client", "daemon"}:
-        raise InvalidArgument(f"via is {via!r}; expected 'auto', 'client' or 'daemon'")
-    if via == "daemon" and ours:
-        raise InvalidArgument(f"a daemon cannot pull with {', '.join(ours)}: leave it out, or via='client'")
-    special = bool(
-        ours or remote.is_configured() or (unpack and (platform is not None or snapshotter is not None))
-    )
-    if via == "daemon" or (via == "auto" and not special and await offers_transfer(services)):
+    special = remote.is_configured() or (unpack and (platform is not None or snapshotter is not None))
+    if await _is_for_daemon(services, via, "pull", asked | remote.only_here(), special=special):
         try:
             return await _pull_by_daemon(services, remote, platform, options), run_on
         except (Unimplemented, InvalidArgument, Unknown) as exc:
@@ -153,13 +172,33 @@ async def pull_image(
         return await pull(services, registry, remote.reference, options), run_on
 
 
+async def _is_for_daemon(
+    services: Services, via: Via, verb: str, ours: Mapping[str, object], *, special: bool
+) -> bool:
+    """Tell whether the daemon is to try: it has to, or it can and nothing is asked for that it does not know of.
+
+    Args:
+        services: Says which daemon.
+        via: Who is to do it.
+        verb: What is to be done.
+        ours: Argument -> value of what only this process can do.
+        special: The caller or this machine have settings that the daemon does not know of.
+    """
+    asked = [name for name, value in ours.items() if value]
+    if via not in {"auto", "client", "daemon"}:
+        raise InvalidArgument(f"via is {via!r}; expected 'auto', 'client' or 'daemon'")
+    if via == "daemon" and asked:
+        raise InvalidArgument(
+            f"a daemon cannot {verb} with {', '.join(asked)}: leave it out, or via='client'"
+        )
+    if via == "auto":
+        return not asked and not special and await offers_transfer(services)
+    return via == "daemon"
+
+
 async def _pull_by_daemon(
     services: Services, remote: Remote, platform: Platform | str | None, options: PullOptions
 ) -> ImageRecord:
-    from containerd_aio.distribution.transfer import RegistryOptions, pull_by_daemon
-
-    keychain = keychain_of(remote.keychain, remote.reference.registry)
-    hosts_dir = None if remote.hosts_dir is None else str(remote.hosts_dir)
     record = await pull_by_daemon(
         services,
         remote.name,
@@ -167,7 +206,7 @@ async def _pull_by_daemon(
         unpack=options.unpack,
         snapshotter=options.snapshotter,
         labels=options.labels,
-        registry=RegistryOptions(keychain=keychain, hosts_dir=hosts_dir, plain_http=remote.plain_http),
+        registry=remote.for_daemon(),
         progress=options.progress,
     )
     options.progress(ProgressEvent(Action.DONE, record.name, target=record.target))
@@ -210,15 +249,24 @@ async def push_image(
     remote: Remote,
     target: Descriptor,
     *,
+    source: str | None = None,
     platform: Platform | str | None = None,
-    max_uploads: int = 3,
+    max_uploads: int = MAX_UPLOADS,
     chunk_size: int | None = None,
     skip_non_distributable: bool = True,
     progress: ProgressCallback | None = None,
+    via: Via = "client",
 ) -> Descriptor:
-    """Push an image; see `Client.push`."""
+    """Push an image; see `Client.push`. `source` is its name here, by which the daemon knows it."""
     from containerd_aio.distribution.push import PushOptions, push
 
+    asked = {
+        "platform": platform is not None,
+        "max_uploads": max_uploads != MAX_UPLOADS,
+        "chunk_size": chunk_size is not None,
+        "an image without a name": source is None,
+        "a digest in the name": remote.reference.digest,
+    }
     only = next(iter(chosen(platform)), None)
     options = PushOptions(
         matches=None if only is None else match_only(only),
@@ -227,5 +275,39 @@ async def push_image(
         skip_non_distributable=skip_non_distributable,
         progress=progress or silent,
     )
+    special = remote.is_configured()
+    if await _is_for_daemon(services, via, "push", asked | remote.only_here(), special=special):
+        assert source is not None
+        try:
+            return await _push_by_daemon(services, remote, source, target, options)
+        except (Unimplemented, InvalidArgument, Unknown) as exc:
+            if via == "daemon":
+                raise
+            get_logger(__name__).info("not pushed by the daemon", image=remote.name, error=str(exc))
     async with remote.open() as registry:
         return await push(services, registry, remote.reference, target, options)
+
+
+async def _push_by_daemon(
+    services: Services, remote: Remote, source: str, target: Descriptor, options: PushOptions
+) -> Descriptor:
+    if (await ImageStore(services).get(source)).target.digest != target.digest:
+        raise InvalidArgument(f"image {source} does not name {target.digest} any more; look it up again")
+    if options.skip_non_distributable and await _has_withheld(ContentStore(services), target):
+        raise InvalidArgument(
+            f"image {source} has layers that must not be passed on, and a daemon leaves out none: push it via='client'"
+        )
+    await push_by_daemon(
+        services, remote.name, source=source, registry=remote.for_daemon(), progress=options.progress
+    )
+    options.progress(ProgressEvent(Action.DONE, str(remote.reference), target=target))
+    return target
+
+
+async def _has_withheld(content: ContentStore, target: Descriptor) -> bool:
+    """Tell whether an image has layers that must not be passed on."""
+    if not (is_index(target.media_type) or is_manifest(target.media_type)):
+        return is_non_distributable(target.media_type)
+    document = await read_document(content, target)
+    below = children(document, target.media_type, f"{target.media_type} {target.digest}")
+    return any([await _has_withheld(content, child) for child in below])

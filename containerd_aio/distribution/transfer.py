@@ -131,19 +131,18 @@ async def push_by_daemon(
     name: str,
     *,
     source: str | None = None,
-    platform: PlatformChoice = None,
-    all_platforms: bool = False,
     registry: RegistryOptions | None = None,
     progress: ProgressCallback | None = None,
 ) -> None:
-    """Have the daemon push an image.
+    """Have the daemon push an image: all of it, which needs all of it to be here.
+
+    There is no choice of platforms: 1.7 does not heed one, and 2.1 then pushes an index that registries refuse, for it lists
+    what they lack. `Client.push` pushes the manifest for one platform alone.
 
     Args:
         services: Says which daemon and namespace.
         name: Where to: a name as Docker's users write it.
         source: The image to be pushed; by default the one named `name`.
-        platform: Of an image with several platforms push the variants for these; None leaves the choice to the daemon.
-        all_platforms: Push all variants, all of which must be there.
         registry: How to reach the registry.
         progress: Called with each step that the daemon tells.
 
@@ -153,8 +152,7 @@ async def push_by_daemon(
         InvalidArgument: The name is malformed.
     """
     reference = str(parse_familiar(name))
-    platforms = () if platform is None else tuple(_platforms(platform, all_platforms=all_platforms))
-    stored = StoredImage(reference if source is None else source, platforms=platforms)
+    stored = StoredImage(reference if source is None else source)
     async with transfer_session(services, progress) as session:
         await session.run(stored, await _registry(services, session, reference, registry))
 

@@ -561,7 +561,7 @@ async def test_a_daemon_killed_in_mid_pull(private_daemon: Callable[..., Daemon]
         await complete(client, name)
 
 
-def test_only_certainly_dead_holders_are_dead() -> None:
+def test_only_certainly_dead_holders_are_dead(monkeypatch: pytest.MonkeyPatch) -> None:
     me = _leases.identity(os.getpid())
     parent = _leases.identity(os.getppid())
     boot, namespace, pid, started = parent.split("/")
@@ -571,3 +571,7 @@ def test_only_certainly_dead_holders_are_dead() -> None:
     assert not _leases.is_dead(f"{boot}/other/{pid}/{started}")
     assert not _leases.is_dead("nonsense")
     assert _leases.is_dead(me)  # one of ours that is not in use could not be deleted
+    # Where /proc hides the processes of others, they are no less alive.
+    monkeypatch.setattr(_leases, "identity", lambda pid: me if pid == os.getpid() else "")
+    assert not _leases.is_dead(parent)
+    assert _leases.is_dead(f"{boot}/{namespace}/{1 << 40}/{started}")

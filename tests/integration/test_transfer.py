@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from containerd_aio import Client, ContainerdError, InvalidArgument, NotFound, U
 from containerd_aio.distribution.build import BuiltImage, Variant, build_image, build_index
 from containerd_aio.distribution.keychain import Credentials, StaticKeychain
 from containerd_aio.distribution.progress import Action, ProgressEvent
+from containerd_aio.distribution.remote import Remote
 from containerd_aio.distribution.transfer import (
     RegistryOptions,
     export_by_daemon,
@@ -25,6 +27,7 @@ from containerd_aio.distribution.transfer import (
     tag_by_daemon,
 )
 from containerd_aio.services.content import ContentStore
+from containerd_aio.services.descriptor import Descriptor
 from containerd_aio.services.leases import Leases
 from containerd_aio.services.streaming import open_stream, receive_bytes, send_bytes
 from containerd_aio.services.transfer import (
@@ -157,13 +160,73 @@ async def test_pull_and_push(puller: Client, certificate: tuple[Path, Path], sam
 
 
 @only_on("1.7", "2.1")
+async def test_the_daemon_pushes_when_it_is_asked_to(
+    puller: Client, certificate: tuple[Path, Path], sample: BuiltImage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with RegistryServer(certificate=certificate) as registry:
+        await with_image(puller, sample, "example.com/app:1")
+        image = await puller.image("example.com/app:1")
+        steps: list[ProgressEvent] = []
+        with monkeypatch.context() as patch:
+            patch.setattr(Remote, "open", None)  # this process speaks to no registry
+            for tag, via in {"1": "daemon", "2": "auto"}.items():
+                name = f"{registry.host}/team/app:{tag}"
+                target = await puller.push(name, image, via=via, progress=steps.append)  # type: ignore[arg-type]
+                assert target == image.target
+                assert steps[-1] == ProgressEvent(Action.DONE, name, target=target)
+        # A daemon knows no image without a name: "auto" leaves it to this process.
+        await puller.push(f"{registry.host}/team/app:3", image.target, via="auto")
+        await start_afresh(puller)
+        for tag in ("1", "2", "3"):
+            pulled = await puller.pull(f"{registry.host}/team/app:{tag}", via="daemon")
+            assert pulled.target.digest == sample.target.digest
+    await (await puller.image(f"{registry.host}/team/app:1")).delete()
+    await start_afresh(puller)
+
+
+async def test_what_only_this_process_pushes_is_not_asked_of_a_daemon(
+    client: Client, registry: RegistryServer, sample: BuiltImage, containerd_version: str
+) -> None:
+    name = f"{registry.host}/only/{containerd_version}:1"
+    await with_image(client, sample, name)
+    image = await client.image(name)
+    for options, why in (
+        ({"platform": "linux/amd64", "chunk_size": 9}, "a daemon cannot push with platform, chunk_size"),
+        ({"max_uploads": 1}, "push with max_uploads"),
+        ({"image": image.target}, "an image without a name"),
+    ):
+        with pytest.raises(InvalidArgument, match=why):
+            await client.push(name, **options, via="daemon")  # type: ignore[arg-type]
+    with pytest.raises(InvalidArgument, match="a digest in the name"):
+        await client.push(f"{name}@{image.target.digest}", image, via="daemon")
+    with pytest.raises(InvalidArgument, match="via is 'ship'"):
+        await client.push(name, via="ship")  # type: ignore[arg-type]
+    withheld = json.loads(sample.blobs[image.target.digest])
+    withheld["layers"][0]["mediaType"] = "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip"
+    async with client.lease():
+        content = ContentStore(client.services)
+        data = json.dumps(withheld).encode()
+        digest = await content.write("withheld", data, labels=sample.labels[image.target.digest])
+        await client.image_store.update(name, Descriptor(image.target.media_type, digest, len(data)))
+    with pytest.raises(InvalidArgument, match=r"does not name .* any more; look it up again"):
+        await client.push(name, image, via="daemon")
+    with pytest.raises(InvalidArgument, match="must not be passed on, and a daemon leaves out none"):
+        await client.push(name, via="daemon")
+    if containerd_version == "1.6":
+        with pytest.raises(Unimplemented, match=r"it came with containerd 1\.7"):
+            await client.push(name, via="daemon", skip_non_distributable=False)
+    with pytest.raises(InvalidArgument, match="MANIFEST_BLOB_UNKNOWN"):  # this process left the layer out
+        await client.push(name, via="auto", keychain=StaticKeychain({}))
+
+
+@only_on("1.7", "2.1")
 async def test_platforms_of_a_pull(
     puller: Client, certificate: tuple[Path, Path], several: BuiltImage
 ) -> None:
     async with RegistryServer(certificate=certificate) as registry:
         name = f"{registry.host}/several:1"
         await with_image(puller, several, name, all_platforms=True)
-        await push_by_daemon(puller.services, name, all_platforms=True)
+        await push_by_daemon(puller.services, name)
         await start_afresh(puller)
         await pull_by_daemon(puller.services, name, platform="linux/arm64", unpack=False)
         await collect_garbage(puller.services)
