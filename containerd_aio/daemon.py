@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 import signal
@@ -18,6 +17,7 @@ from containerd_aio._daemon.cleanup import Layout
 from containerd_aio._daemon.config import LOG_LEVELS, generate
 from containerd_aio._daemon.logs import Follower, last_words
 from containerd_aio._daemon.paths import (
+    check_free,
     directories,
     executable,
     make_directories,
@@ -66,7 +66,7 @@ class Daemon:
         root: Directory for persistent data; None is a new one, deleted in the end.
         state: Directory for sockets, bundles and the pid file, best on a tmpfs; None is a new one below ``/run``, the
             same for the same `root`.
-        address: Path of the gRPC socket; None is ``containerd.sock`` in `state`. At most 101 bytes.
+        address: Path of the gRPC socket; None is ``containerd.sock`` in `state`. At most 101 bytes; one in use is refused.
         binary: The containerd executable; None is the one on ``PATH``. The folder of a given one is searched first
             for shims and runc.
         path: Folders put in front of the daemon's ``PATH``.
@@ -221,6 +221,7 @@ class Daemon:
 
         Raises:
             FailedPrecondition: It is running.
+            Closed: The context is not open.
             Unavailable: It ended before it was ready; the text has the last lines of its log.
             DeadlineExceeded: It was not ready within `start_timeout`; it has been killed.
         """
@@ -338,6 +339,7 @@ class Daemon:
         with self._gate:
             if self._leaving:
                 raise Closed("the daemon's context has been left")
+            check_free(self.address)
             write_private(self._layout.config, self._config)
             write_private(f"{self.state}/layout.json", self._layout.to_json())
             argv = [self._layout.binary, "--config", self._layout.config]
@@ -348,6 +350,8 @@ class Daemon:
             write_private(f"{self.state}/containerd.pid", f"{handle.pid}\n")
 
     async def _start(self) -> None:
+        if self._supervisor is None or self._leaving:
+            raise Closed("a daemon runs while its context is open: use `async with Daemon(...)`")
         self._launched = None
         self._expected_end = True  # until it is ready, its end is reported here and not by the watcher
         try:
@@ -388,18 +392,16 @@ class Daemon:
                     return
                 with anyio.move_on_after(_POLL):
                     await process.exited.wait()
+        words = ""
         if self._follower is not None:
             await self._follower.drain()
+            words = last_words(self._follower.recent)
         if process.exited.is_set():
-            raise Unavailable(f"containerd did not start ({process}){self._words()}")
+            raise Unavailable(f"containerd did not start ({process}){words}")
         raise DeadlineExceeded(
             f"containerd ({process}) was not ready within start_timeout={self._start_timeout:g} s: "
-            f"{problem}{self._words()}"
+            f"{problem}{words}"
         )
-
-    def _words(self) -> str:
-        """The cause, as far as the log names one, and its last lines."""
-        return last_words(self._follower.recent if self._follower is not None else ())
 
     # -- keeping ------------------------------------------------------------------------------------------------
 
@@ -465,9 +467,7 @@ class Daemon:
             self._log.warning("containerd did not stop in time and is killed", pid=process.pid)
             process.send(signal.SIGKILL)
             await process.exited.wait()
-        for path in (f"{self.state}/containerd.pid", self.address, f"{self.address}.ttrpc"):
-            with contextlib.suppress(OSError):
-                os.unlink(path)  # noqa: PTH108 - what a daemon that was killed leaves
+        cleanup.remove_traces(self._layout)
 
     async def _leave(self, *, failed: bool = False) -> None:
         with anyio.CancelScope(shield=True):

@@ -15,9 +15,11 @@ import ctypes
 import dataclasses
 import json
 import os
+import re
 import select
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -36,6 +38,9 @@ _RUNC_STATE = Path("/run/containerd/runc")
 #: What is sent to whole groups of processes: the guardian outlives it, to see what becomes of its parent.
 GUARDIAN_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 _CGROUPS = Path("/sys/fs/cgroup")
+#: How the directories of `mounts.temporary_mount` begin.
+TEMPORARY = "containerd-aio-"
+_OCTAL = re.compile(r"\\([0-7]{3})")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -334,28 +339,68 @@ def _remove_empty(namespaces: Iterable[str]) -> None:
                     os.rmdir(folder)  # noqa: PTH106
 
 
+def _mounted() -> list[tuple[str, str, str, str]]:
+    """What is mounted, the last first: where; of which device; its directory there; the options of its file system."""
+    lines = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
+    plain = [[_OCTAL.sub(lambda m: chr(int(m[1], 8)), each) for each in line.split(" ")] for line in lines]
+    return [(fields[4], fields[2], fields[3], fields[-1]) for fields in reversed(plain)]
+
+
 def mounts_below(*folders: str) -> list[str]:
     """Mount points in these folders, the last mounted first."""
-    found: list[str] = []
-    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
-        point = line.split(" ", 5)[4]
-        for escape, char in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
-            point = point.replace(escape, char)
-        if any(_is_below(point, folder) for folder in folders):
-            found.append(point)
-    return found[::-1]
+    return [point for point, *_ in _mounted() if any(_is_below(point, folder) for folder in folders)]
 
 
-def _unmount(*folders: str) -> None:
+def temporary_mounts(root: str) -> list[str]:
+    """Where `mounts.temporary_mount` shows snapshots that lie below a daemon's root, the last mounted first."""
+    mounted = _mounted()
+    point, own_device, source, _ = max(
+        (each for each in mounted if _is_below(root, each[0])), key=lambda each: len(each[0])
+    )
+    own_source = os.path.normpath(os.path.join(source, os.path.relpath(root, point)))  # noqa: PTH118
+    return [
+        point
+        for point, device, source, options in mounted
+        if point.rpartition("/")[2].startswith(TEMPORARY)
+        and not (_is_below(root, point) or _is_below(point, root))
+        and (
+            (device == own_device and _is_below(source, own_source))
+            or any(_is_below(part, root) for part in re.split("[=:,]", options))
+        )
+    ]
+
+
+def _unmount(points: Iterable[str]) -> None:
     libc = ctypes.CDLL(None)
-    for point in mounts_below(*folders):
+    for point in points:
         libc.umount2(os.fsencode(point), _MNT_DETACH)
+
+
+def is_listened_on(path: str) -> bool:
+    """Whether somebody listens on a unix socket; one that is frozen does."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.setblocking(False)
+        try:
+            client.connect(path)
+        except BlockingIOError:
+            return True  # more wait for it than it has taken
+        except OSError:
+            return False
+    return True
 
 
 def _unlink_socket(path: str) -> None:
     with contextlib.suppress(OSError):
-        if stat.S_ISSOCK(os.lstat(path).st_mode):
+        if stat.S_ISSOCK(os.lstat(path).st_mode) and not is_listened_on(path):
             Path(path).unlink()
+
+
+def remove_traces(layout: Layout) -> None:
+    """Remove what a daemon that was killed leaves behind: its pid file, and sockets that nobody else has taken over."""
+    for path in (layout.address, f"{layout.address}.ttrpc"):
+        _unlink_socket(path)
+    with contextlib.suppress(OSError):
+        Path(layout.state, "containerd.pid").unlink()
 
 
 def remove_created(layout: Layout) -> Iterator[str]:
@@ -395,10 +440,15 @@ def clean(layout: Layout) -> list[str]:
     problems += [f"process {h.pid} of a container does not end" for h in _wait_all(containers, _KILL_TIMEOUT)]
     for handle in containers:
         handle.close()
-    _unmount(layout.state, layout.root)
-    for path in (*sockets, layout.address, f"{layout.address}.ttrpc"):
+    temporary = temporary_mounts(layout.root)  # of programs that were killed: what they show is no more
+    _unmount([*temporary, *mounts_below(layout.state, layout.root)])
+    for folder in temporary:
+        with contextlib.suppress(OSError):
+            Path(folder).rmdir()
+    for path in sockets:
         _unlink_socket(path)
-    for name in ("config.toml", "containerd.pid", "layout.json"):
+    remove_traces(layout)
+    for name in ("config.toml", "layout.json"):
         with contextlib.suppress(OSError):
             Path(layout.state, name).unlink()
     _remove_empty(_namespaces(layout))

@@ -10,7 +10,8 @@ import secrets
 import shutil
 from pathlib import Path
 
-from containerd_aio.errors import InvalidArgument, NotFound
+from containerd_aio._daemon.cleanup import is_listened_on
+from containerd_aio.errors import FailedPrecondition, InvalidArgument, NotFound
 
 # sockaddr_un.sun_path less the terminating zero, less the ".ttrpc" that containerd appends for its second socket
 _MAX_SOCKET = 107 - len(".ttrpc")
@@ -52,6 +53,24 @@ def socket_path(address: str | os.PathLike[str] | None, state: str) -> str:
             f"'.ttrpc' of its neighbour and a terminating zero); use a shorter state= or address="
         )
     return path
+
+
+def check_free(address: str) -> None:
+    """Refuse a socket path with something on it: containerd would remove that, and listen in its place.
+
+    Raises:
+        FailedPrecondition: Somebody listens there, or it is no socket.
+    """
+    for path in (address, f"{address}.ttrpc"):
+        if is_listened_on(path):
+            raise FailedPrecondition(
+                f"somebody listens on {path} already: another containerd? Give another address=, or use that one by "
+                f"Client({address!r})"
+            )
+        if os.path.lexists(path) and not Path(path).is_socket():
+            raise FailedPrecondition(
+                f"{path} is no socket, and containerd would delete it; give another address="
+            )
 
 
 def executable(binary: str | os.PathLike[str] | None, folders: list[str]) -> tuple[str, str]:

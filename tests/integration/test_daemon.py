@@ -11,6 +11,7 @@ import anyio
 import pytest
 from structlog.testing import capture_logs
 
+from containerd_aio import Client
 from containerd_aio.errors import Closed, DeadlineExceeded, FailedPrecondition, Unavailable
 from tests.integration.daemon_view import assert_nothing_left, zombies
 
@@ -317,6 +318,31 @@ async def test_a_frozen_daemon_is_not_adopted_and_not_harmed(private_daemon):
     os.kill(first.pid, signal.SIGCONT)
     async with private_daemon(**places) as second:
         assert second.pid == first.pid
+    assert_nothing_left(first)
+
+
+async def test_an_address_that_is_taken_stays_with_whom_it_is(private_daemon, tmp_path):
+    """containerd itself would remove whatever is on its address, and listen in its place."""
+    precious = tmp_path / "precious"
+    precious.touch()
+    first = private_daemon()
+    async with first, private_daemon(address=f"{first.state}-2.sock") as second:
+        await second.stop()
+        listener = await anyio.create_unix_listener(second.address)  # somebody was faster
+        for address in (first.address, second.address, precious):
+            words = "is no socket" if address == precious else "somebody listens on"
+            with pytest.raises(FailedPrecondition, match=words):
+                async with private_daemon(address=address):
+                    pass
+        with pytest.raises(FailedPrecondition, match="somebody listens on"):
+            await second.start()
+        assert precious.is_file()
+        async with Client(first.address) as client:
+            assert await client.is_serving()
+    async with listener:
+        async with await anyio.connect_unix(second.address):
+            pass
+    Path(second.address).unlink()
     assert_nothing_left(first)
 
 

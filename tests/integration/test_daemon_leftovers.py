@@ -14,6 +14,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from containerd_aio._daemon import cleanup
+from tests.conftest import REPOSITORY
 from tests.integration.daemon_view import assert_nothing_left, ended, processes_of
 
 
@@ -84,14 +85,19 @@ def child(private_daemon, containerd_binary, ctr):
         view = private_daemon(**options)
         given = {"root": view.root, "state": view.state, "binary": containerd_binary, **options}
         command = [ctr.binary, "--namespace", "t", *ctr.run_args("one")]
-        argv = [sys.executable, "-c", CHILD, json.dumps([given, command])]
-        repository = Path(__file__).resolve().parents[2]
-        process = subprocess.Popen(argv, stdout=subprocess.PIPE, cwd=repository)
-        with process.stdout as lines:
-            guardian = next(int(line.split()[1]) for line in lines if line.startswith(b"READY"))
+        process, guardian = _start(CHILD, [given, command])
         return process, view, guardian
 
     return make
+
+
+def _start(script, given):
+    """Run a script that says when it is ready; return its process and the pid of its guardian."""
+    argv = [sys.executable, "-c", script, json.dumps(given)]
+    process = subprocess.Popen(argv, stdout=subprocess.PIPE, cwd=REPOSITORY)
+    with process.stdout as lines:
+        guardian = next(int(line.split()[1]) for line in lines if line.startswith(b"READY"))
+    return process, guardian
 
 
 async def test_when_our_process_is_killed_the_guardian_clears_up(child):
@@ -136,4 +142,52 @@ async def test_ctrl_c_clears_up(child):
     process.send_signal(signal.SIGINT)
     await anyio.to_thread.run_sync(process.wait)
     await ended(handles)
+    assert_nothing_left(view)
+
+
+MOUNTING = """
+import json, sys
+import anyio
+from containerd_aio import Client
+from containerd_aio.daemon import Daemon
+from containerd_aio.mounts import temporary_mount
+
+async def main():
+    async with Daemon(**json.loads(sys.argv[1])) as daemon, Client(daemon.address) as client, client.lease():
+        snapshots = await client.snapshotter()
+        below = await snapshots.prepare("below")
+        async with temporary_mount(below) as bound:
+            (bound / "file").touch()
+            await snapshots.commit("layer", "below")
+            async with temporary_mount(await snapshots.prepare("above", "layer")) as overlaid:
+                assert (overlaid / "file").exists()
+                print("READY", daemon._guardian.pid, flush=True)
+                await anyio.sleep_forever()
+
+anyio.run(main)
+"""
+
+
+async def test_temporary_mounts_of_its_snapshots_go_and_others_stay(
+    private_daemon, containerd_binary, tmp_path, monkeypatch
+):
+    view = private_daemon()
+    options = {"root": view.root, "state": view.state, "binary": containerd_binary}
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    other = tmp_path / "containerd-aio-other"  # as one of another daemon
+    other.mkdir()
+    await anyio.run_process(["mount", "-t", "tmpfs", "none", str(other)])
+    process, guardian = await anyio.to_thread.run_sync(_start, MOUNTING, options)
+    try:
+        handles = [*processes_of(view), cleanup.Handle(guardian)]
+        mounted = [Path(point) for point in cleanup.temporary_mounts(view.root)]
+    finally:
+        process.kill()
+        await anyio.to_thread.run_sync(process.wait)
+    await ended(handles)
+    left = cleanup.mounts_below(str(tmp_path))
+    await anyio.run_process(["umount", str(other)])
+    assert left == [str(other)]
+    assert [point.parent for point in mounted] == [tmp_path] * 2
+    assert list(tmp_path.iterdir()) == [other]
     assert_nothing_left(view)

@@ -424,6 +424,10 @@ async def test_a_daemon_that_was_not_entered_has_no_process(executable_file):
         _ = daemon.pid
     with pytest.raises(Closed):
         await daemon.kill()
+    for verb in (daemon.start, daemon.restart):
+        with pytest.raises(Closed, match="async with"):
+            await verb()
+    assert not Path("/run/x").exists()
 
 
 async def test_without_root_there_is_one_clear_word_and_nothing_happens(
