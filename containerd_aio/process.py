@@ -166,7 +166,7 @@ class Process:
             timeout: Seconds; None waits for ever.
 
         Raises:
-            DeadlineExceeded: It still runs after `timeout`; it goes on running.
+            DeadlineExceeded: It still runs after `timeout`, as far as is known; it goes on running.
             Closed: The client was closed meanwhile.
         """
         hub = self._scope.core.hub
@@ -174,7 +174,12 @@ class Process:
             with anyio.fail_after(timeout):
                 return await hub.wait(self._record)
         except TimeoutError:
-            raise DeadlineExceeded(f"{self._record.name} had not ended after {timeout:g} s") from None
+            question = self._record.question
+            unclear = question is not None and question.unclear_since is not None
+            raise DeadlineExceeded(
+                f"{self._record.name} had not ended after {timeout:g} s"
+                + ", as far as is known: containerd can't tell, its shim does not answer" * unclear
+            ) from None
 
     async def kill(self, signal: int | str = signals.SIGTERM, *, all: bool = False) -> None:  # noqa: A002
         """Send a signal.

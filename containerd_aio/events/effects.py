@@ -32,6 +32,13 @@ class Confirm:
 
 
 @dataclass(frozen=True, slots=True)
+class Unclear:
+    """The daemon has not been able to tell the state of `process` for long. It is still being asked."""
+
+    process: ProcessRecord
+
+
+@dataclass(frozen=True, slots=True)
 class CheckOOM:
     """Ask the daemon whether the kernel OOM-killed in `incarnation` (Tasks.Metrics); answer `Registry.oom_checked`."""
 
@@ -67,4 +74,4 @@ class OOMKilled:
     incarnation: Incarnation
 
 
-Effect = Decided | Amended | Confirm | CheckOOM | Synthesised | Started | PhaseChanged | OOMKilled
+Effect = Decided | Amended | Confirm | Unclear | CheckOOM | Synthesised | Started | PhaseChanged | OOMKilled

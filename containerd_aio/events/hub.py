@@ -25,7 +25,7 @@ from containerd_aio.errors import (
 )
 from containerd_aio.events.audit import Audit
 from containerd_aio.events.decode import MAX_ROUTES, EnvelopeView, Route, decode_envelope, route_of
-from containerd_aio.events.effects import CheckOOM, Confirm, Decided, Effect, Synthesised
+from containerd_aio.events.effects import CheckOOM, Confirm, Decided, Effect, Synthesised, Unclear
 from containerd_aio.events.inquiry import Inquiry
 from containerd_aio.events.labels import LabelCache
 from containerd_aio.events.model import Event, Gap
@@ -298,6 +298,8 @@ class EventHub:
                         subscriber.offer(event)
                 case Confirm(process):
                     self._spawn(self._confirm, process)
+                case Unclear(process):
+                    _tell_unclear(process)
                 case CheckOOM(incarnation):
                     self._spawn(self._check_oom, incarnation)
                 case _:
@@ -432,6 +434,16 @@ class EventHub:
             subscribers=len(self._subscribers),
             open_tasks=len(self.registry.open_incarnations()),
         )
+
+
+def _tell_unclear(process: ProcessRecord) -> None:
+    _log.warning(
+        "containerd can't tell whether a process has ended: its shim does not answer; a wait for it goes on until the shim "
+        "answers, or is killed",
+        namespace=process.incarnation.namespace,
+        container_id=process.incarnation.container_id,
+        exec_id=process.exec_id or None,
+    )
 
 
 def _is_permanent(error: ContainerdError) -> bool:

@@ -6,7 +6,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from containerd_aio.events.effects import Confirm
+from containerd_aio.events.effects import Confirm, Unclear
 
 if TYPE_CHECKING:
     from containerd_aio.events.deadlines import Deadlines
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 # Seconds before a question is put again that was not, or not finally, answered; doubled each time.
 RETRY_FIRST, RETRY_MAX = 0.1, 5.0
+# Seconds without a clear answer after which that is told.
+TELL_AFTER = 30.0
 # So many at once: a reconnect may raise thousands.
 AT_ONCE = 32
 
@@ -28,12 +30,16 @@ class Question:
         tell: Whether subscribers missed what led to the answer.
         retry: Seconds until the next try.
         sent: Whether it is on its way, or in the queue for it.
+        unclear_since: Since when, on the clock of the registry, the daemon answers that it can't tell, or not at all.
+        unclear_told: Whether that was told.
     """
 
     since: int
     tell: bool = False
     retry: float = RETRY_FIRST
     sent: bool = False
+    unclear_since: float | None = None
+    unclear_told: bool = False
 
 
 class Questions:
@@ -73,6 +79,18 @@ class Questions:
             self._deadlines.set(("ask", process), self._turn.now + delay)
         elif not delay:
             self.send(process)
+
+    def unclear(self, process: ProcessRecord) -> None:
+        """Take an answer that says nothing: ask again, and have it told once when that goes on for long."""
+        question, now = process.question, self._turn.now
+        if question is None:
+            return
+        if question.unclear_since is None:
+            question.unclear_since = now
+        elif now - question.unclear_since >= TELL_AFTER and not question.unclear_told:
+            question.unclear_told = True
+            self._turn.effects.append(Unclear(process))
+        self.again(process)
 
     def again(self, process: ProcessRecord) -> None:
         """Put the question once more, later: the answer did not settle it."""

@@ -350,7 +350,7 @@ class Registry:
         tell = process.question is not None and process.question.tell
         self._questions.answered(process)
         if answer == "unclear" or (answer != "missing" and answer.unclear):
-            self._questions.again(process)
+            self._questions.unclear(process)
         elif answer == "missing":
             self._answers.absent(process, as_of, tell=tell)
         elif process.exec_id:

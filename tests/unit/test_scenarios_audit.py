@@ -6,8 +6,10 @@ from typing import Any
 
 import anyio
 import pytest
+import structlog.testing
 
-from containerd_aio import Client, Event, InvalidArgument, TaskExit
+from containerd_aio import Client, DeadlineExceeded, Event, InvalidArgument, TaskExit
+from containerd_aio.api.containerd.v1.types import Status
 from containerd_aio.events.audit import GRACE, JITTER, SHARE
 from containerd_aio.testing import Fate
 from tests.unit.fake_support import RUNS, exits, until, world
@@ -182,3 +184,26 @@ async def test_E35_many_execs_are_asked_about_slowly() -> None:
             assert (await process.wait(timeout=10)).code == n % 100
         assert _calls(w, "Tasks/Get") - gets == 200
         assert w.client._scope.core.hub.registry.next_deadline() is None
+
+
+async def test_E35_S15_a_shim_that_hangs_is_told_and_ends_no_wait() -> None:
+    def unclear(reply: Any) -> Any:
+        """Answer as the daemons do for a shim that does not."""
+        for process in [*getattr(reply, "tasks", ()), *filter(None, [getattr(reply, "process", None)])]:
+            process.status, process.pid = Status.UNKNOWN, 0
+        return reply
+
+    with structlog.testing.capture_logs() as logs:
+        async with world(audit=60) as w:
+            task = await w.running()
+            w.fake.swallow_events(*NEVER_TOLD, times=None)
+            hanging = [w.fake.alter(method, unclear) for method in ("Tasks/Get", "Tasks/List")]
+            w.fake.exit("c1", 5)
+            with pytest.raises(DeadlineExceeded, match=r"c1 had not ended after 600 s, as far as is known: "):
+                await task.wait(timeout=600)
+            assert await task.status() == "unknown"
+            for fault in hanging:
+                fault.remove()
+            assert (await task.wait(timeout=100)).code == 5
+    told = [entry for entry in logs if "its shim does not answer" in entry["event"]]
+    assert [entry["container_id"] for entry in told] == ["c1"]
