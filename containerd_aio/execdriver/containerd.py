@@ -181,12 +181,13 @@ class ContainerdDriver:
         if isinstance(terminal, TtyConsole):
             terminal.attach_process(process)
         try:
-            await self._running(process.start())  # removes the exec when the runtime refuses
-        except NotRunning:
-            raise
-        except BaseException:
-            with anyio.move_on_after(_UNDO_TIMEOUT, shield=True), suppress(ContainerdError):
-                await process.delete(kill=True)
+            await self._running(process.start())
+        except BaseException as exc:
+            if not isinstance(exc.__cause__, Unknown):  # what the runtime refuses is removed already
+                with anyio.move_on_after(_UNDO_TIMEOUT, shield=True):
+                    with suppress(ContainerdError):
+                        await process.delete(kill=True)
+                    await process.aclose()
             raise
         async with process:
             await _call(start_callback, process_config, process)

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -46,12 +46,13 @@ class ProcessState:
         """Return whether this very process still runs."""
         return ProcessState.of(self.pid) == self
 
-    async def destroy(self, timeout: float, *, signalled: Callable[[], Awaitable[object]]) -> None:
+    async def destroy(self, timeout: float, *, signalled: Callable[[], Coroutine[Any, Any, object]]) -> None:
         """Kill it with SIGKILL and wait for its end; one that has ended, or whose pid is another's, is left alone.
 
         Args:
             timeout: Seconds to wait.
-            signalled: Called once it has the signal, to thaw it: what is frozen does not even die.
+            signalled: Called once it has the signal, to thaw it: what is frozen does not even die. It is cancelled when
+                the process has ended.
 
         Raises:
             WaitTimeoutReached: It did not end in time.
@@ -65,8 +66,10 @@ class ProcessState:
                 return
             signal.pidfd_send_signal(descriptor, signal.SIGKILL)
             with anyio.move_on_after(timeout) as waiting:
-                await signalled()
-                await anyio.wait_readable(descriptor)
+                async with anyio.create_task_group() as group:
+                    group.start_soon(signalled)
+                    await anyio.wait_readable(descriptor)
+                    group.cancel_scope.cancel()
             if waiting.cancelled_caught:
                 raise WaitTimeoutReached(f"process {self.pid} lives {timeout:g} s after SIGKILL")
         except ProcessLookupError:

@@ -89,6 +89,35 @@ async def test_a_start_that_takes_too_long(
     assert await left(client, driver, fake, tmp_path) == []
 
 
+@pytest.mark.looptime
+@pytest.mark.parametrize("tty", [False, True])
+@pytest.mark.parametrize("before", [False, True])
+async def test_an_exec_whose_start_takes_too_long_is_removed(
+    client: Client, driver: ContainerdDriver, fake: FakeContainerd, before: bool, tty: bool
+) -> None:
+    started = anyio.Event()
+    async with anyio.create_task_group() as tg:
+        tg.start_soon(lambda: driver.run(command(), Pipes(), lambda *_: started.set()))
+        await started.wait()
+        task = await (await client.container("a")).task()
+        open_before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+        with fake.hold("Tasks/Start", before=before):
+            with pytest.raises(NotRunning, match="not within 5 s"):
+                await driver.exec(command(), ProcessConfig(entrypoint="e", tty=tty), Pipes())
+        assert [process.exec_id for process in await task.processes()] == [None]
+        assert len(os.listdir("/proc/self/fd")) == open_before  # noqa: PTH208
+        fake.exit("a", namespace="ns")
+
+
+async def test_what_is_to_be_killed_dies_though_containerd_does_not_answer() -> None:
+    async with await anyio.open_process(["sleep", "1000"]) as process:
+        state = ProcessState.of(process.pid)
+        assert state is not None
+        with anyio.fail_after(20):
+            await state.destroy(10, signalled=anyio.sleep_forever)  # nobody thaws it
+        assert await process.wait() == -9
+
+
 async def test_a_process_of_another_machine(
     client: Client, fake: FakeContainerd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
