@@ -339,7 +339,7 @@ class Daemon:
         with self._gate:
             if self._leaving:
                 raise Closed("the daemon's context has been left")
-            check_free(self.address)
+            check_free(self.address, f"{self.address}.ttrpc")
             write_private(self._layout.config, self._config)
             write_private(f"{self.state}/layout.json", self._layout.to_json())
             argv = [self._layout.binary, "--config", self._layout.config]

@@ -55,22 +55,19 @@ def socket_path(address: str | os.PathLike[str] | None, state: str) -> str:
     return path
 
 
-def check_free(address: str) -> None:
-    """Refuse a socket path with something on it: containerd would remove that, and listen in its place.
+def check_free(*paths: str) -> None:
+    """Refuse paths of sockets to be made where something is: it would be removed, and listened in its place.
 
     Raises:
         FailedPrecondition: Somebody listens there, or it is no socket.
     """
-    for path in (address, f"{address}.ttrpc"):
+    for path in paths:
         if is_listened_on(path):
             raise FailedPrecondition(
-                f"somebody listens on {path} already: another containerd? Give another address=, or use that one by "
-                f"Client({address!r})"
+                f"somebody listens on {path} already, another containerd perhaps; use that one, or give another path"
             )
         if os.path.lexists(path) and not Path(path).is_socket():
-            raise FailedPrecondition(
-                f"{path} is no socket, and containerd would delete it; give another address="
-            )
+            raise FailedPrecondition(f"{path} is there and no socket; remove it, or give another path")
 
 
 def executable(binary: str | os.PathLike[str] | None, folders: list[str]) -> tuple[str, str]:

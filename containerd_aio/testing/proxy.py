@@ -13,6 +13,7 @@ import anyio
 import anyio.lowlevel
 from anyio.abc import SocketStream
 
+from containerd_aio._daemon.paths import check_free
 from containerd_aio._supervisor import Supervisor
 from containerd_aio.errors import Closed, InvalidArgument
 
@@ -198,17 +199,19 @@ class FaultProxy:
 
         Raises:
             Closed: It was started already.
+            FailedPrecondition: Something is at the given path, other than a socket left behind.
             OSError: The socket can't be made.
         """
         if self._supervisor is not None:
             raise Closed("this proxy was started already; make another one")
         self._folder = tempfile.TemporaryDirectory(prefix="containerd-aio-proxy-")
         path = Path(self._wanted_path or Path(self._folder.name) / "proxy.sock")
-        self.address = str(path)
         self._supervisor = supervisor = Supervisor()
         try:
             await supervisor.start(f"fault proxy {path}")
+            check_free(str(path))
             listener = await anyio.create_unix_listener(path)
+            self.address = str(path)
             supervisor.task_group.start_soon(self._serve, listener, self._accept)
         except BaseException:
             await self._close(supervisor)
@@ -227,7 +230,8 @@ class FaultProxy:
         try:
             await supervisor.stop()
         finally:
-            await anyio.Path(self.address).unlink(missing_ok=True)
+            if self.address:
+                await anyio.Path(self.address).unlink(missing_ok=True)
             assert self._folder is not None
             self._folder.cleanup()
 

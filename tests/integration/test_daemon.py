@@ -330,7 +330,7 @@ async def test_an_address_that_is_taken_stays_with_whom_it_is(private_daemon, tm
         await second.stop()
         listener = await anyio.create_unix_listener(second.address)  # somebody was faster
         for address in (first.address, second.address, precious):
-            words = "is no socket" if address == precious else "somebody listens on"
+            words = "no socket; remove it" if address == precious else "somebody listens on"
             with pytest.raises(FailedPrecondition, match=words):
                 async with private_daemon(address=address):
                     pass

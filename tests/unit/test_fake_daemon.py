@@ -22,7 +22,7 @@ from containerd_aio import (
     stdio,
 )
 from containerd_aio.api.containerd.v1.types import Status
-from containerd_aio.testing import FakeContainerd, FakeProcess, Fate, build_image_archive
+from containerd_aio.testing import FakeContainerd, FakeProcess, Fate, FaultProxy, build_image_archive
 from tests.unit.fake_support import RUNS, SPEC, until, world
 
 looptime = pytest.mark.looptime
@@ -43,6 +43,20 @@ async def test_a_place_of_its_own_or_a_given_one(tmp_path: Path) -> None:
     assert not Path(one.address).parent.exists()
     assert not Path(two.address).exists()
     assert "not started" in repr(FakeContainerd())
+
+
+async def test_what_is_at_the_given_path_is_not_removed(tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("x")
+    async with FakeContainerd(tmp_path / "c.sock") as fake:
+        for path, words in ((precious, "no socket; remove it"), (fake.address, "somebody listens on")):
+            for other in (FakeContainerd(path), FaultProxy("/no/such", path=path)):
+                with pytest.raises(FailedPrecondition, match=words):
+                    async with other:
+                        pass
+        assert precious.read_text() == "x"
+        async with Client(fake.address) as client:
+            assert await client.is_serving()
 
 
 async def test_arguments_are_checked(tmp_path: Path) -> None:

@@ -108,6 +108,7 @@ class FakeContainerd:
 
         Raises:
             Closed: It was started already.
+            FailedPrecondition: Something is at the given path, other than a socket left behind.
             OSError: The socket can't be made.
         """
         if self._supervisor is not None:

@@ -16,6 +16,7 @@ from grpclib.events import RecvRequest, _DispatchServerEvents, listen
 from grpclib.protocol import H2Protocol
 from grpclib.server import Handler as GrpclibHandler
 
+from containerd_aio._daemon.paths import check_free
 from containerd_aio._transport.codec import Codec
 from containerd_aio.testing.fake.call import Call, current_call
 
@@ -81,7 +82,12 @@ class Server:
         return self._listener is not None
 
     async def listen(self) -> None:
-        """Begin to accept connections; a socket left behind is replaced."""
+        """Begin to accept connections; a socket left behind is replaced.
+
+        Raises:
+            FailedPrecondition: Somebody listens there, or it is no socket.
+        """
+        check_free(str(self._path))
         self._path.unlink(missing_ok=True)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
