@@ -26,7 +26,10 @@ def is_open(failure: BaseException) -> bool:
 
 
 async def carry_through(
-    work: Callable[[], Awaitable[T]], *, undo: Callable[[], Awaitable[object]], grace: float = GRACE
+    work: Callable[[], Awaitable[T]],
+    *,
+    undo: Callable[[], Awaitable[object]] | None = None,
+    grace: float = GRACE,
 ) -> T:
     """Await `work` to its end even when the caller is cancelled meanwhile, and undo it then.
 
@@ -36,7 +39,7 @@ async def carry_through(
     Args:
         work: Makes something.
         undo: Removes what `work` made; called only when the caller was cancelled, and not when the daemon refused to
-            make anything: what bears the name then is another's. It must not raise.
+            make anything: what bears the name then is another's. It must not raise. None: it is enough to know.
         grace: Seconds that a cancelled caller waits for `work`, and again for `undo`.
 
     Returns:
@@ -64,7 +67,7 @@ async def carry_through(
             scope.deadline = anyio.current_time() + grace
             with anyio.CancelScope(shield=True):
                 await ended.wait()
-                if not failures or is_open(failures[0]):
+                if undo is not None and (not failures or is_open(failures[0])):
                     with anyio.move_on_after(grace):
                         await undo()
             raise

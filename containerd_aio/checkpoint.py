@@ -317,12 +317,9 @@ async def _add_task(
     request = CheckpointTaskRequest(
         container_id=info.id, options=typeurl.pack(options.raw) if options is not None else None
     )
-
-    async def nothing() -> None:
-        """What has been written is collected when the lease ends."""
-
     async with _spec_put_aside(scope, info):
-        reply = await carry_through(partial(scope.services.tasks.checkpoint, request), undo=nothing)
+        # Given up, what it wrote is collected when the lease ends.
+        reply = await carry_through(partial(scope.services.tasks.checkpoint, request))
     for raw in reply.descriptors:
         index.add(Descriptor.from_raw(raw))
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import anyio
 
-from containerd_aio._cancellation import cleaning_up
+from containerd_aio._cancellation import carry_through, cleaning_up
 from containerd_aio._log import get_logger
 from containerd_aio._signals import parse_signal
 from containerd_aio.api.containerd.services.tasks.v1 import (
@@ -143,6 +143,10 @@ class Process:
             NotFound: The process or its container is gone.
             Unknown: The runtime could not start it; the text is runc's (a missing binary, for example).
         """
+        # Given up half-way, nobody would know whether it is to be killed before it is deleted.
+        await carry_through(self._start)
+
+    async def _start(self) -> None:
         hub = self._scope.core.hub
         try:
             reply = await self._tasks.start(
@@ -268,8 +272,10 @@ class Process:
     async def _kill_and_wait(self) -> None:
         if self._record.exit is not None:
             return
+        killed = False
         try:
             await self.kill(signals.SIGKILL, all=not self._record.exec_id)
+            killed = True
         except (NotFound, FailedPrecondition):
             pass  # it has ended, or was never started
         except Unknown as exc:
@@ -278,7 +284,8 @@ class Process:
             # A frozen process does not even die.
             with suppress(ContainerdError):
                 await self._tasks.resume(ResumeTaskRequest(container_id=self.container_id))
-        if self._record.started:
+        # None: the start had an open end; what could be killed was started.
+        if self._record.started or (killed and self._record.started is None):
             await self._scope.core.hub.wait(self._record)
 
     async def _refuse_if_running(self) -> None:

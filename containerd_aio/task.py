@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 import anyio
 
 from containerd_aio import typeurl
-from containerd_aio._cancellation import carry_through
+from containerd_aio._cancellation import carry_through, is_open
 from containerd_aio._identifiers import check_identifier
 from containerd_aio._signals import parse_signal
 from containerd_aio.api.containerd.services.tasks.v1 import (
@@ -381,9 +381,11 @@ class Exec(Process):
         """As `Process.start`; when it can't be started it is removed, so that its id can be used again."""
         try:
             await super().start()
-        except ContainerdError:
+        except ContainerdError as failure:
             with anyio.move_on_after(_UNDO_TIMEOUT, shield=True):
                 try:
+                    if is_open(failure):
+                        await self._kill_and_wait()
                     await self._delete_rpc()
                     self._deleted = True
                 except ContainerdError as exc:

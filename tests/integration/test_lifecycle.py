@@ -306,6 +306,19 @@ async def test_cancelling_a_creation_leaves_neither_task_nor_snapshot_nor_fifo(c
     assert list(Path("/run/containerd/fifo").glob("*/cancel-*")) == []
 
 
+async def test_cancelling_an_exec_leaves_neither_process_nor_fifo_nor_id(client: Client) -> None:
+    async with await client.new_container("execs", image=IMAGE, args=["sleep", "1000"]) as container:
+        async with await container.new_task() as task:
+            await task.start()
+            for n in range(15):
+                with anyio.move_on_after(0.005 * n):
+                    async with await task.exec("cut", ["sleep", "1000"], io=stdio.capture()) as process:
+                        await process.start()
+                        await anyio.sleep_forever()
+            assert [process.exec_id for process in await task.processes()] == [None]
+    assert list(Path("/run/containerd/fifo").glob("*/cut-*")) == []
+
+
 async def test_exits_of_an_exec_and_its_container_are_told_apart_as_events(client: Client) -> None:
     async with client.events('topic=="/tasks/exit"') as events:
         async with await client.new_container("two", image=IMAGE, args=["sleep", "1000"]) as container:

@@ -103,3 +103,30 @@ async def test_a_clean_up_that_takes_too_long_says_so() -> None:
             with pytest.raises(DeadlineExceeded, match=r"container 'c1' was not removed within 40 s"):
                 async with container:
                     pass
+
+
+async def test_an_exec_whose_start_was_given_up_is_ended() -> None:
+    async with world() as w:
+        task = await w.running()
+        w.fake.script("c1", RUNS, exec_id="e1")
+
+        async def run() -> None:
+            async with await task.exec("e1", ["sleep"]) as process:
+                await process.start()
+
+        await given_up(w, "Tasks/Start", run)
+        with pytest.raises(NotFound):
+            await task.load_process("e1")
+        assert task.exit_status is None
+
+
+async def test_an_exec_whose_start_is_not_answered_is_ended() -> None:
+    async with world() as w:
+        task = await w.running()
+        w.fake.script("c1", RUNS, exec_id="e1")
+        process = await task.exec("e1", ["sleep"])
+        with w.fake.hold("Tasks/Start", times=1), pytest.raises(DeadlineExceeded):
+            await process.start()
+        with pytest.raises(NotFound):
+            await task.load_process("e1")
+        assert task.exit_status is None
