@@ -17,6 +17,9 @@ _TOLD = FINISHED | {Action.RESOLVING, Action.UNPACKING}
 
 _DIGEST_CHARACTERS = len("sha256:") + 12
 
+# Columns from which on a bar has numbers beside it.
+_WIDE_ENOUGH = 70
+
 
 class TransferDisplay:
     """Takes the steps of a transfer and shows them on stderr, for use as ``with``.
@@ -64,16 +67,18 @@ class TransferDisplay:
         self._said.add(key)
         size = f" {human_size(event.total)}" if event.total else ""
         word = event.text if event.action is Action.OTHER and event.text else str(event.action)
-        self._stream.write(f"{short_name(event.name)}: {word}{size}\n")
+        about = (
+            f"{short_name(event.name)}: " if event.name else ""
+        )  # a daemon speaks of the whole without a name
+        self._stream.write(f"{about}{word}{size}\n")
         self._stream.flush()
 
     def _draw(self, event: ProgressEvent) -> None:
-        task = self._tasks.get(event.name)
-        if task is None:
-            task = self._tasks[event.name] = self._bars.add_task(
-                short_name(event.name), total=event.total or None, action=""
-            )
         word = event.text if event.action is Action.OTHER else str(event.action)
+        name, word = (short_name(event.name), word) if event.name else (word, "")
+        task = self._tasks.get(name)
+        if task is None:
+            task = self._tasks[name] = self._bars.add_task(name, total=event.total or None, action="")
         done = event.action in FINISHED
         total = event.total or (1 if done else None)
         self._bars.update(task, completed=total if done else event.offset, total=total, action=word)
@@ -85,19 +90,27 @@ def _bars(stream: TextIO) -> Any:
         BarColumn,
         DownloadColumn,
         Progress,
+        ProgressColumn,
         TextColumn,
         TransferSpeedColumn,
     )
+    from rich.table import Column
 
-    return Progress(
-        TextColumn("{task.description}", style="bold"),
-        TextColumn("{task.fields[action]:<11}"),
+    console = Console(file=stream)
+
+    def text(template: str, width: int, style: str = "none") -> ProgressColumn:
+        column = Column(no_wrap=True, overflow="ellipsis", max_width=width)
+        return TextColumn(template, style=style, markup=False, table_column=column)
+
+    # Names may be long, and the bar is what people look at.
+    columns = [
+        text("{task.description}", max(console.width // 3, _DIGEST_CHARACTERS), "bold"),
+        text("{task.fields[action]:<11}", 11),
         BarColumn(bar_width=None),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        console=Console(file=stream),
-        expand=True,
-    )
+    ]
+    if console.width >= _WIDE_ENOUGH:
+        columns += [DownloadColumn(), TransferSpeedColumn()]
+    return Progress(*columns, console=console, expand=True)
 
 
 def short_name(name: str) -> str:

@@ -24,15 +24,11 @@ NAME = "example.com/app:1"
 IMAGE = build_image(layers=[{"a": b"1" * 4000}, {"b": b"2"}])
 DIGEST = IMAGE.target.digest
 
-# What daemons do differently is tested where the client is.
-on_the_newest = pytest.mark.parametrize("containerd_version", ["2.1"], indirect=True, scope="session")
-
 
 def lines(output: bytes) -> list[str]:
     return output.decode().splitlines()
 
 
-@on_the_newest
 async def test_import_and_export_by_pipes_and_files(daemon: Daemon, namespace: str, tmp_path: Path) -> None:
     cli = CLI(daemon.address, namespace)
     done = await cli("import", "-", "--no-unpack", stdin=IMAGE.archive(NAME))
@@ -49,7 +45,6 @@ async def test_import_and_export_by_pipes_and_files(daemon: Daemon, namespace: s
     assert not (tmp_path / "none.tar").exists()
 
 
-@on_the_newest
 def test_commands_about_images(daemon: Daemon, namespace: str, capsys: pytest.CaptureFixture[str]) -> None:
     several = build_index(*(Variant([{"p": p.encode()}], platform=p) for p in ("linux/amd64", "linux/arm64")))
 

@@ -197,12 +197,12 @@ async def test_a_layer_that_is_not_what_the_config_says(client: Client) -> None:
     assert await leftovers(client.services) == {"leases": [], "ingests": [], "active": []}
 
 
-@pytest.mark.parametrize("containerd_version", ["2.1"], indirect=True, scope="session")
-@pytest.mark.parametrize("after", [False, True], ids=["at the start of an RPC", "at the end of an RPC"])
 async def test_a_conversion_cancelled_at_any_rpc_leaves_nothing(
-    daemon: Daemon, namespace: str, after: bool
+    daemon: Daemon, namespace: str, containerd_version: str
 ) -> None:
     hook = CancelAt()
+    # One RPC at its start, the next at its end; the other way round with 1.7.
+    parity = int(containerd_version == "1.7")
     async with Client(daemon.address, namespace=namespace, hook=hook) as client:
         await docker_image(client)
         content = ContentStore(client.services)
@@ -211,7 +211,7 @@ async def test_a_conversion_cancelled_at_any_rpc_leaves_nothing(
         while not finished:
             number += 1
             with anyio.CancelScope() as scope:
-                hook.arm(number, scope, after=after)
+                hook.arm(number, scope, after=number % 2 == parity)
                 await client.convert_image(NAME, "example.com/new:1", oci=True, compression="zstd")
             hook.scope = None
             finished = not scope.cancelled_caught

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 import pytest
 
@@ -27,6 +28,7 @@ STEPS = [
     ProgressEvent(Action.UNPACKING, DIGEST, 0, 1_500_000),
     ProgressEvent(Action.UNPACKED, DIGEST, 1_500_000, 1_500_000),
     ProgressEvent(Action.OTHER, "layer", text="extracting"),
+    ProgressEvent(Action.OTHER, "", text="Resolving from OCI Registry (example.com/a:1)"),
 ]
 
 
@@ -42,6 +44,7 @@ def test_lines_where_there_is_no_terminal() -> None:
         "sha256:0123456789ab: unpacking 1.5 MB",
         "sha256:0123456789ab: unpacked 1.5 MB",
         "layer: extracting",
+        "Resolving from OCI Registry (example.com/a:1)",
     ]
 
 
@@ -58,6 +61,25 @@ def test_bars_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "unpacked" in last
     assert "1.5/1.5 MB" in last
     assert "\x1b[" in last
+
+
+@pytest.mark.parametrize("columns", [20, 40, 60, 80, 200])
+def test_there_is_a_bar_whatever_the_names_and_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", str(columns))
+    out = Terminal()
+    with TransferDisplay(stream=out) as display:
+        for name in ("registry.example.com/somewhere/deep/down/team/application:1.2.3", "/tmp/[/b].tar"):
+            display(ProgressEvent(Action.READING, name, 1_000_000, 2_000_000))
+        display(STEPS[-1])
+    lines = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line).rstrip() for line in out.getvalue().splitlines()]
+    assert max(map(len, lines)) <= columns
+    for begin in ("registry", "/tmp/[/b]", "Resolving"):
+        last = next(line for line in reversed(lines) if line.startswith(begin))
+        assert ("━" in last) == (columns > 30)
+        assert ("1.0/2.0 MB" in last) == (columns > 70 and begin != "Resolving")
 
 
 def test_quiet_is_quiet() -> None:
@@ -99,5 +121,6 @@ async def test_the_iterator_has_the_latest_step_of_each_object_and_ends() -> Non
         ("example.com/a:1", Action.RESOLVED),
         (DIGEST, Action.UNPACKED),
         ("layer", Action.OTHER),
+        ("", Action.OTHER),
     ]
     assert "late" in progress.state
