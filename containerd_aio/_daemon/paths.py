@@ -97,12 +97,21 @@ def make_directories(folder: str) -> list[str]:
 
 
 def write_private(path: str, text: str) -> None:
-    """Replace a file in one step, readable by root only: a configuration may hold credentials."""
+    """Replace a file in one step, readable by root only: a configuration may hold credentials.
+
+    Raises:
+        OSError: It can't be written; the error names it.
+    """
     temporary = f"{path}.new"
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-    Path(temporary).replace(path)
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+        Path(temporary).replace(path)
+    except OSError as error:  # a full disk is told by a write, which knows no name
+        with contextlib.suppress(OSError):
+            Path(temporary).unlink()
+        raise OSError(error.errno, error.strerror, path) from error
 
 
 def take_lock(path: str) -> int | None:

@@ -1,7 +1,9 @@
 """The parts of `Daemon` that need neither root nor a daemon."""
 
+import errno
 import json
 import os
+import resource
 import signal
 import socket
 import stat
@@ -148,6 +150,21 @@ def test_files_with_settings_are_private_and_replaced_in_one_step(tmp_path):
     assert path.read_text() == "two"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_is_told_with_the_file_and_what_was_there_stays(tmp_path):
+    path = tmp_path / "file"
+    write_private(str(path), "one")
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3, limit[1]))  # as good as a full disk, to this process alone
+    try:
+        with pytest.raises(OSError, match="file") as raised:
+            write_private(str(path), "twotwo")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert (raised.value.errno, raised.value.filename) == (errno.EFBIG, str(path))
+    assert list(tmp_path.iterdir()) == [path]
+    assert path.read_text() == "one"
 
 
 # -- log ------------------------------------------------------------------------------------------------------
