@@ -136,4 +136,6 @@ def _explain(error: Exception) -> tuple[str, int]:
         raise error
     if isinstance(error, OSError) and error.errno in _FULL and error.filename is None:
         return f"cannot write: {error.strerror}", 1
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.filename}: {error.strerror}", 1
     return f"unexpected {type(error).__name__}: {error} (--debug shows where)", 1

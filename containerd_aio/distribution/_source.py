@@ -58,7 +58,7 @@ async def opened(source: ArchiveSource) -> AsyncGenerator[AsyncIterable[bytes], 
     """
     if isinstance(source, str | PathLike):
         async with await anyio.open_file(fspath(source), "rb") as file:
-            async with aclosing(_read(_reader(file))) as chunks:
+            async with aclosing(_read(_reader(file), fspath(source))) as chunks:
                 yield chunks
     elif hasattr(source, "read"):  # before __aiter__: a file iterates over its lines
         async with aclosing(_read(_reader(source))) as chunks:
@@ -72,8 +72,17 @@ async def opened(source: ArchiveSource) -> AsyncGenerator[AsyncIterable[bytes], 
         )
 
 
-async def _read(read: Callable[[int], Awaitable[bytes]]) -> AsyncGenerator[bytes, None]:
-    while data := await read(_CHUNK):
+async def _read(
+    read: Callable[[int], Awaitable[bytes]], path: str | None = None
+) -> AsyncGenerator[bytes, None]:
+    while True:
+        try:
+            data = await read(_CHUNK)
+        except OSError as exc:
+            exc.filename = exc.filename or path
+            raise
+        if not data:
+            return
         if not isinstance(data, bytes):
             raise InvalidArgument("the archive is a file opened in text mode; open it with mode 'rb'")
         yield data

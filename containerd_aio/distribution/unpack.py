@@ -17,7 +17,15 @@ from containerd_aio.distribution._layers import UNCOMPRESSED_LABEL
 from containerd_aio.distribution._leases import own_lease
 from containerd_aio.distribution.manifests import chain_id, chain_ids, diff_ids, is_layer, read_document
 from containerd_aio.distribution.progress import Action, ProgressEvent, silent
-from containerd_aio.errors import AlreadyExists, ContainerdError, DataLoss, InvalidArgument, NotFound
+from containerd_aio.errors import (
+    AlreadyExists,
+    ContainerdError,
+    DataLoss,
+    DeadlineExceeded,
+    InvalidArgument,
+    NotFound,
+    Unavailable,
+)
 from containerd_aio.services._alone import alone
 from containerd_aio.services._convert import unique_name
 from containerd_aio.services.content import ContentStore
@@ -161,10 +169,8 @@ class _Unpacking:
     async def _prepare(self, key: str, parent: str, labels: dict[str, str]) -> list[Mount]:
         try:
             return await self._target.prepare(key, parent, labels=labels)
-        except AlreadyExists:
-            raise
-        except BaseException:
-            # Cancelled or cut off: the daemon may have made it all the same.
+        except (DeadlineExceeded, Unavailable, anyio.get_cancelled_exc_class()):
+            # The daemon may have made it all the same.
             await _remove(self._target, key)
             raise
 

@@ -45,7 +45,9 @@ async def test_import_and_export_by_pipes_and_files(daemon: Daemon, namespace: s
     assert not (tmp_path / "none.tar").exists()
 
 
-def test_commands_about_images(daemon: Daemon, namespace: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands_about_images(
+    daemon: Daemon, namespace: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     several = build_index(*(Variant([{"p": p.encode()}], platform=p) for p in ("linux/amd64", "linux/arm64")))
 
     def printed(*args: str, code: int = 0) -> list[str]:
@@ -88,5 +90,21 @@ def test_commands_about_images(daemon: Daemon, namespace: str, capsys: pytest.Ca
     [converted] = printed("convert", NAME, "example.com/app:z", "--compression", "zstd")
     assert converted.startswith("example.com/app:z sha256:")
     every = [*names, "example.com/app:z"]
+    base = ["--address", daemon.address, "--namespace", namespace]
+    (tmp_path / "app.tar").write_bytes(IMAGE.archive(NAME))
+    for args, why in (
+        (
+            ["import", "-q", "--snapshotter", "nope", str(tmp_path / "app.tar")],
+            "snapshotter not loaded: nope",
+        ),
+        (
+            ["export", "-q", str(tmp_path / "no/x.tar"), NAME],
+            f": {tmp_path}/no/x.tar: No such file or directory",
+        ),
+        (["import", "-q", "/proc/self/mem"], ": /proc/self/mem: Input/output error"),
+    ):
+        assert main([*base, *args]) == 1
+        [said] = capsys.readouterr().err.splitlines()
+        assert why in said
     assert printed("rm", "--sync", *every) == every
     assert printed("ls") == []
