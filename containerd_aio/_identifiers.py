@@ -20,6 +20,8 @@ def check_identifier(text: str, what: str) -> str:
     Raises:
         InvalidArgument: It is empty, too long, or has characters that are not allowed.
     """
+    if not isinstance(text, str):
+        raise InvalidArgument(f"the {what} is {text!r}, which is no text")
     if not text:
         raise InvalidArgument(f"the {what} is empty")
     if len(text) > _MAX_LENGTH:

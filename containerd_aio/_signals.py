@@ -22,6 +22,8 @@ def parse_signal(signal: int | str) -> int:
         if not isinstance(number, signals.Signals):
             raise InvalidArgument(f"there is no signal {signal!r}; give a name such as SIGTERM or a number")
         return int(number)
+    if not isinstance(signal, int):
+        raise InvalidArgument(f"there is no signal {signal!r}; give a name such as SIGTERM or a number")
     if not 1 <= signal <= 64:
         raise InvalidArgument(f"there is no signal {signal}; signals go from 1 to 64")
     return int(signal)

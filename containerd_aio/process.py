@@ -26,6 +26,7 @@ from containerd_aio.errors import (
     ContainerdError,
     DeadlineExceeded,
     FailedPrecondition,
+    InvalidArgument,
     NotFound,
     Unknown,
 )
@@ -80,7 +81,7 @@ class Process:
         self._scope = scope
         self._record = record
         self._io = io
-        self._deleted = False
+        self._starting = self._deleted = False
         if io is not None and io.config.fifos:
             scope.core.task_group.start_soon(self._tell_io_of_exit, io)
         self._tasks = scope.services.tasks
@@ -143,8 +144,14 @@ class Process:
             NotFound: The process or its container is gone.
             Unknown: The runtime could not start it; the text is runc's (a missing binary, for example).
         """
-        # Given up half-way, nobody would know whether it is to be killed before it is deleted.
-        await carry_through(self._start)
+        if self._starting or (self._record.started and not self._deleted):
+            raise FailedPrecondition(f"{self._record.name} was started before")
+        self._starting = True
+        try:
+            # Given up half-way, nobody would know whether it is to be killed before it is deleted.
+            await carry_through(self._start)
+        finally:
+            self._starting = False
 
     async def _start(self) -> None:
         hub = self._scope.core.hub
@@ -231,7 +238,13 @@ class Process:
         return reply.process
 
     async def resize(self, width: int, height: int) -> None:
-        """Set the size of its terminal, in cells; without a terminal nothing happens."""
+        """Set the size of its terminal, in cells; without a terminal nothing happens.
+
+        Raises:
+            InvalidArgument: No terminal has that size.
+        """
+        if not (0 <= width < 1 << 16 and 0 <= height < 1 << 16):
+            raise InvalidArgument(f"a terminal of {width} by {height} cells: both are 0 to 65535")
         await self._tasks.resize_pty(
             ResizePtyRequest(
                 container_id=self.container_id, exec_id=self._record.exec_id, width=width, height=height

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal as signals
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -46,8 +46,6 @@ from containerd_aio.process import Process, ProcessStatus
 from containerd_aio.stdio import null
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from containerd_aio._scope import Scope
     from containerd_aio.api.containerd.v1.types import ProcessInfo as RawProcessInfo
     from containerd_aio.checkpoint import CheckpointOptions
@@ -358,7 +356,8 @@ class Task(Process):
                 self._log.warning("an exec that was given up is left", given_up=exec_id, error=str(exc))
 
     async def _exec_process(self, args: Any) -> dict[str, Any]:
-        if isinstance(args, str | bytes) or not all(isinstance(arg, str) for arg in args):
+        listed = isinstance(args, Sequence) and not isinstance(args, str | bytes)
+        if not listed or not all(isinstance(arg, str) for arg in args):
             raise InvalidArgument(
                 f"a command is a list of strings, not {args!r}; for a shell: ['sh', '-c', ...]"
             )
@@ -377,10 +376,10 @@ class Task(Process):
 class Exec(Process):
     """A process added to a running container."""
 
-    async def start(self) -> None:
-        """As `Process.start`; when it can't be started it is removed, so that its id can be used again."""
+    async def _start(self) -> None:
+        """Start it; when it can't be started it is removed, so that its id can be used again."""
         try:
-            await super().start()
+            await super()._start()
         except ContainerdError as failure:
             with anyio.move_on_after(_UNDO_TIMEOUT, shield=True):
                 try:

@@ -215,8 +215,11 @@ class WriterSendStream(ByteSendStream):
         self._flush: Callable[[], object] | None = getattr(writer, "flush", None)
 
     async def send(self, item: bytes) -> None:
-        """Write all of `item` and flush. Raises what the writer raises."""
-        await to_thread.run_sync(self._write, item)
+        """Write all of `item` and flush. Raises what the writer raises.
+
+        Cancelled, a write that blocks is left to its thread: its reader may have stopped for ever.
+        """
+        await to_thread.run_sync(self._write, item, abandon_on_cancel=True)
 
     def _write(self, item: bytes) -> None:
         rest = memoryview(item)

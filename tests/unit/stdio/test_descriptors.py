@@ -3,8 +3,10 @@
 import io
 import os
 import socket
+import threading
 
 import anyio
+import anyio.to_thread
 import pytest
 
 from containerd_aio.errors import InvalidArgument
@@ -244,3 +246,20 @@ async def test_collecting_up_to_a_limit(limit, kept, truncated):
         await sink.send(part)
     await sink.aclose()
     assert (sink.data, sink.truncated) == (kept, truncated)
+
+
+async def test_a_writer_that_blocks_does_not_hold_up_who_gives_it_up():
+    started, released, waited = threading.Event(), threading.Event(), []
+
+    class Stuck:
+        def write(self, _data):
+            started.set()
+            if not released.wait(10):
+                waited.append(True)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(WriterSendStream(Stuck()).send, b"x")
+        await anyio.to_thread.run_sync(started.wait)
+        group.cancel_scope.cancel()
+    released.set()
+    assert not waited
