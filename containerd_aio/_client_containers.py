@@ -183,7 +183,7 @@ class ContainerVerbs(ClientBase):
             user: ``user``, ``uid``, ``user:group`` or ``uid:gid``; that of the image by default.
             cwd: Working directory.
             memory_limit: Bytes.
-            cpus: How many CPUs' worth of time it may use, such as 0.5.
+            cpus: How many CPUs' worth of time it may use, such as 0.5; at least 0.01.
             pids_limit: How many processes and threads there may be in it.
             network: ``"none"``, a loopback only; ``"host"``, the daemon's host's, with its names and resolver; the path of
                 a network namespace to join; or a `cni.Network`, attached while the command runs.

@@ -91,6 +91,11 @@ class ContainerOptions:
             raise InvalidArgument(
                 f"args is a list of strings, not {self.args!r}; for a shell: ['sh', '-c', ...]"
             )
+        if not isinstance(self.image, Image | str | None):
+            raise InvalidArgument(f"image is {self.image!r}; give an Image, or the name of one")
+        for name, value in {**(self.labels or {}), **(self.snapshot_labels or {})}.items():
+            if not (isinstance(name, str) and name and isinstance(value, str)):
+                raise InvalidArgument(f"label {name!r}: {value!r} is not valid; give {{'name': 'value'}}")
         self._check_snapshot()
         if self.image is None and (self.image_labels or self.stop_signal is not None):
             raise InvalidArgument("image_labels and stop_signal are taken from an image, and there is none")

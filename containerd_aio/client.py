@@ -332,7 +332,9 @@ class Client(ContainerVerbs, ImageVerbs, ServiceVerbs):
         from containerd_aio.api.containerd.services.events.v1 import PublishRequest
         from containerd_aio.api.google.protobuf import Empty
 
-        for part in (topic[1:] if topic.startswith("/") else "").split("/"):
+        if not isinstance(topic, str) or not topic.startswith("/"):
+            raise InvalidArgument(f"topic is {topic!r}; it must begin with a slash, such as '/jobs/done'")
+        for part in topic[1:].split("/"):
             check_identifier(part, f"part of topic {topic!r}")
         await self.services.events.publish(
             PublishRequest(topic=topic, event=typeurl.pack(payload or Empty()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ Pull = Literal["never", "missing", "always"]
 
 # Microseconds; the kernel's default period of CPU quotas.
 _CPU_PERIOD = 100_000
+# The kernel's shortest quota is a millisecond; none at all would be no limit.
+_LEAST_CPUS = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,9 +135,9 @@ class RunOptions:
         if self.memory_limit is not None:
             opts.append(oci.with_memory_limit(self.memory_limit))
         if self.cpus is not None:
-            if not self.cpus > 0:
+            if not _LEAST_CPUS <= self.cpus < math.inf:
                 raise InvalidArgument(
-                    f"cpus is {self.cpus}; it must be more than 0, such as 0.5 for half a CPU"
+                    f"cpus is {self.cpus}; it must be at least {_LEAST_CPUS}, such as 0.5 for half a CPU"
                 )
             opts.append(oci.with_cpu_cfs(int(self.cpus * _CPU_PERIOD), _CPU_PERIOD))
         if self.pids_limit is not None:

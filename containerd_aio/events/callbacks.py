@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Self, TypeAlias
 
+from containerd_aio.errors import InvalidArgument
 from containerd_aio.events.dispatch import DeliveryFailure, Dispatcher, Retry
 from containerd_aio.events.states import StateChange, StateReporter
 
@@ -48,6 +49,10 @@ class StateChanges:
         on_error: ErrorHook | None = None,
         buffer: int = 1000,
     ) -> None:
+        if not callable(handler):
+            raise InvalidArgument(
+                f"the handler is {handler!r}; it must be an async function of a StateChange"
+            )
         self._hub = hub
         self._namespace = namespace
         self._reporter = StateReporter()

@@ -171,8 +171,10 @@ def capture(*, stdin: bytes | None = None, limit: int | None = None) -> IOCreato
         limit: Most bytes to keep of each output; what follows is read and thrown away. None keeps all.
 
     Raises:
-        InvalidArgument: `limit` is negative.
+        InvalidArgument: `limit` is negative, or `stdin` is not bytes.
     """
+    if stdin is not None and not isinstance(stdin, bytes | bytearray | memoryview):
+        raise InvalidArgument(f"stdin must be bytes, not {type(stdin).__name__}; a text has .encode()")
     if limit is not None and limit < 0:
         raise InvalidArgument(f"limit must not be negative: {limit}")
     return Capture(stdin=stdin, limit=limit)
