@@ -232,8 +232,8 @@ class Keeper:
                 self.core.bundles.record_exit(container.id, info)
             except OSError as exc:
                 _log.warning("an exit can't be written down", container_id=container.id, error=str(exc))
-            if container.task is not None and await _delete_task(container.task):
-                container.task = None
+            if container.task is not None:
+                await _delete_task(container.task)
 
     async def _forget(self, container_id: str) -> None:
         """Remove the record of a container whose exit was told, unless it is there again."""
@@ -278,9 +278,6 @@ class Keeper:
         await wait.wait()
         await self.delivery.drain(container.id)
         async with self.locks(container.id):
-            if self._is_restarting(container) and container.task is not None:
-                await container.task.delete()  # containerd could not be reached when it was to be deleted
-                container.task = None
             if not self._is_restarting(container):
                 return
             await wait.wait()  # once more: it may have been cancelled meanwhile
@@ -295,6 +292,9 @@ class Keeper:
         container.prepare_life()
         try:
             record = await self.core.containerd.container(container.id)
+            # The last one, or that of an attempt to start, may be there still if containerd was away meanwhile.
+            with suppress(NotFound):
+                await (await record.task()).delete(kill=True)
             await self.run(container, record)
         except BaseException:
             if self.containers.get(container.id) is container:
@@ -466,15 +466,13 @@ async def _new_task(record: Container, io: IOCreator, checkpoint: str) -> Task:
     return await record.new_task(io=io, options=options)
 
 
-async def _delete_task(task: Task, *, kill: bool = False) -> bool:
+async def _delete_task(task: Task, *, kill: bool = False) -> None:
     try:
         await task.delete(kill=kill)
     except ContainerdError as exc:
         _log.warning("task not deleted", container_id=task.container_id, error=str(exc))
-        return False
     finally:
         await task.aclose()
-    return True
 
 
 async def _delete_record(record: Container) -> None:

@@ -195,6 +195,20 @@ async def test_E40_a_restart_waits_until_the_task_of_the_last_life_could_be_dele
         assert place.book.of("a") == ["start-container", "restart 3", "start-container"]
 
 
+@pytest.mark.parametrize("method", ["Tasks/Create", "Tasks/Start"])
+async def test_E40_a_restart_that_is_lost_with_containerd_is_made_again(
+    place: Place, fake: FakeContainerd, method: str
+) -> None:
+    manager = RestartManager("always")
+    async with place.open() as client:
+        await client.create("a", place.spec("a"), with_restart_manager(manager))
+        away = "UNAVAILABLE"  # what was asked for is done all the same, and can't be undone
+        with capture_logs(), fake.fail(method, away, after=True), fake.fail("Tasks/Kill", away):
+            fake.exit("a", 3, namespace="ns")
+            await place.book.until("a", "start-container", 2)
+        assert place.book.of("a") == ["start-container", "restart 3", "start-container"]
+
+
 async def test_a_process_that_is_refused_keeps_no_streams_open(place: Place, fake: FakeContainerd) -> None:
     async with place.open(StreamBook()) as client:
         await client.create("a", place.spec("a"))
