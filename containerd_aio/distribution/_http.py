@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import ssl
 import urllib.request
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
 import aiohttp
+import anyio
 
 from containerd_aio._log import get_logger
 from containerd_aio._version import __version__
@@ -17,7 +20,7 @@ from containerd_aio.distribution.hosts import is_http_url
 from containerd_aio.errors import ConnectError, FailedPrecondition, InvalidArgument, Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, Callable, Mapping
+    from collections.abc import AsyncIterable, Callable, Iterator, Mapping
     from types import TracebackType
 
     from containerd_aio.distribution.hosts import RegistryHost
@@ -27,6 +30,9 @@ USER_AGENT = f"containerd-aio/{__version__}"
 _DIAL_TIMEOUT = 30.0
 # A registry that has not sent a byte for so long has forgotten us.
 _READ_TIMEOUT = 60.0
+# The same for one that is sent a blob: a piece of it has some megabytes, a line may be slow, and so may a store that has
+# to make a blob of what has come.
+_UPLOAD_TIMEOUT = 300.0
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MAX_REDIRECTS = 10
 _READ_BUFFER = 1 << 20
@@ -101,7 +107,7 @@ class Transport:
         Raises:
             ConnectError: There is no connection, or the certificate is not trusted.
             PlainHTTPError: ``https`` was wanted, and the host does not speak it.
-            Unavailable: The connection broke, or nothing came for a minute.
+            Unavailable: The connection broke, or nothing came for a minute; for five, when a blob is sent.
             FailedPrecondition: There are more than 10 redirects, or one leads where we do not follow.
         """
         first = origin(request.url)
@@ -143,54 +149,88 @@ class Transport:
     async def _hop(self, request: Request, host: RegistryHost) -> aiohttp.ClientResponse:
         assert self._session is not None
         headers = dict(request.headers)
-        data: Any = request.body
-        if callable(data):
-            data = data()
-            headers["Content-Length"] = str(request.size)
         where, proxy = public(request.url), proxy_for(request.url)
         context = self._context(host) if request.url.startswith("https:") else True
-        try:
-            return await self._session.request(
-                request.method,
-                request.url,
-                headers=headers,
-                data=data,
-                allow_redirects=False,
-                ssl=context,
-                proxy=proxy,
-                timeout=aiohttp.ClientTimeout(
-                    total=None, sock_connect=host.dial_timeout or _DIAL_TIMEOUT, sock_read=_READ_TIMEOUT
-                ),
-            )
-        except aiohttp.ClientConnectorCertificateError as exc:
-            raise _tls_error(where, f"the certificate is not trusted: {exc.certificate_error}") from exc
-        except aiohttp.ClientConnectorSSLError as exc:
-            reason = getattr(exc.os_error, "reason", None) or str(exc.os_error)
-            if reason in {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE", "UNKNOWN_PROTOCOL"}:
-                raise PlainHTTPError(
-                    f"{where}: the host does not speak TLS; plain_http=True does without"
-                ) from exc
-            raise _tls_error(where, f"TLS fails: {reason}") from exc
-        except aiohttp.ClientProxyConnectionError as exc:
-            text = f"{where}: no connection to the proxy {public(proxy or '')} of the environment: {exc.os_error.strerror}"
-            raise ConnectError(text, address=where, reason="refused") from exc
-        except aiohttp.ClientHttpProxyError as exc:
-            text = f"{where}: the proxy {public(proxy or '')} of the environment refuses: status {exc.status}"
-            raise Unavailable(text) from exc
-        except aiohttp.ClientConnectorError as exc:
-            text = f"{where}: no connection: {exc.os_error.strerror or exc.os_error}"
-            raise ConnectError(text, address=where, reason="refused") from exc
-        except aiohttp.InvalidURL as exc:
-            raise InvalidArgument(f"{where} is not a URL that can be asked") from exc
-        except ValueError:
-            # Not its text: it may quote the header, which may be secret.
-            raise InvalidArgument(
-                f"{where}: a header for it, such as that with the credentials, has a line break or the like"
-            ) from None
-        except TimeoutError as exc:
-            raise Unavailable(f"{where}: no answer in time") from exc
-        except (aiohttp.ClientError, OSError) as exc:
-            raise Unavailable(f"{where}: the connection broke: {type(exc).__name__}") from exc
+        async with AsyncExitStack() as stack:
+            stack.enter_context(_told(where, proxy))
+            with anyio.CancelScope() as scope:
+                data: Any = request.body
+                if callable(data):
+                    headers["Content-Length"] = str(request.size)
+                    data = _watched(data(), scope)
+                    stack.push_async_callback(_close, data)
+                return await self._session.request(
+                    request.method,
+                    request.url,
+                    headers=headers,
+                    data=data,
+                    allow_redirects=False,
+                    ssl=context,
+                    proxy=proxy,
+                    timeout=aiohttp.ClientTimeout(
+                        total=None,
+                        sock_connect=host.dial_timeout or _DIAL_TIMEOUT,
+                        sock_read=_UPLOAD_TIMEOUT if callable(request.body) else _READ_TIMEOUT,
+                    ),
+                )
+            raise Unavailable(f"{where}: nothing that was sent was taken for {_UPLOAD_TIMEOUT:.0f} s")
+
+
+async def _close(body: AsyncGenerator[bytes, None]) -> None:
+    """Close a body of which nothing more will be sent: whoever supplies it should know at once."""
+    with (
+        anyio.CancelScope(shield=True),
+        suppress(RuntimeError),
+    ):  # it runs, and has just been cancelled by aiohttp
+        await body.aclose()
+
+
+async def _watched(body: AsyncIterable[bytes], scope: anyio.CancelScope) -> AsyncGenerator[bytes, None]:
+    """Yield a body, and end `scope` when a piece of it is not taken: until all is sent, aiohttp waits for ever."""
+    try:
+        async for chunk in body:
+            scope.deadline = anyio.current_time() + _UPLOAD_TIMEOUT
+            yield chunk
+            scope.deadline = math.inf
+    finally:
+        if isinstance(body, AsyncGenerator):
+            await body.aclose()
+
+
+@contextmanager
+def _told(where: str, proxy: str | None) -> Iterator[None]:
+    """Turn aiohttp's errors into ours."""
+    try:
+        yield
+    except aiohttp.ClientConnectorCertificateError as exc:
+        raise _tls_error(where, f"the certificate is not trusted: {exc.certificate_error}") from exc
+    except aiohttp.ClientConnectorSSLError as exc:
+        reason = getattr(exc.os_error, "reason", None) or str(exc.os_error)
+        if reason in {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE", "UNKNOWN_PROTOCOL"}:
+            raise PlainHTTPError(
+                f"{where}: the host does not speak TLS; plain_http=True does without"
+            ) from exc
+        raise _tls_error(where, f"TLS fails: {reason}") from exc
+    except aiohttp.ClientProxyConnectionError as exc:
+        text = f"{where}: no connection to the proxy {public(proxy or '')} of the environment: {exc.os_error.strerror}"
+        raise ConnectError(text, address=where, reason="refused") from exc
+    except aiohttp.ClientHttpProxyError as exc:
+        text = f"{where}: the proxy {public(proxy or '')} of the environment refuses: status {exc.status}"
+        raise Unavailable(text) from exc
+    except aiohttp.ClientConnectorError as exc:
+        text = f"{where}: no connection: {exc.os_error.strerror or exc.os_error}"
+        raise ConnectError(text, address=where, reason="refused") from exc
+    except aiohttp.InvalidURL as exc:
+        raise InvalidArgument(f"{where} is not a URL that can be asked") from exc
+    except ValueError:
+        # Not its text: it may quote the header, which may be secret.
+        raise InvalidArgument(
+            f"{where}: a header for it, such as that with the credentials, has a line break or the like"
+        ) from None
+    except TimeoutError as exc:
+        raise Unavailable(f"{where}: no answer in time") from exc
+    except (aiohttp.ClientError, OSError) as exc:
+        raise Unavailable(f"{where}: the connection broke: {type(exc).__name__}") from exc
 
 
 def _tls_error(where: str, text: str) -> ConnectError:

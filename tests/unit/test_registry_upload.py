@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from typing import Any
 
+import anyio
 import pytest
 from aiohttp import web
 
+from containerd_aio.distribution import _http
+from containerd_aio.distribution._retry import Retries
 from containerd_aio.distribution.progress import Action
 from containerd_aio.distribution.upload import Uploader
 from containerd_aio.errors import DataLoss, InvalidArgument, NotFound, PermissionDenied, Unavailable
@@ -121,6 +125,32 @@ async def test_a_registry_that_never_takes_it_is_given_up() -> None:
         with pytest.raises(Unavailable, match="status 500"):
             await Uploader(registry, "a/b").push_blob(TARGET, source())
         assert server.count("PUT", "uploads") == 4
+
+
+async def test_a_registry_that_takes_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_http, "_UPLOAD_TIMEOUT", 0.2)
+    closed, given_up = anyio.Event(), anyio.Event()
+    data = bytes(32 << 20)  # more than all buffers on the way have room for
+
+    async def whole(_: int) -> AsyncIterator[bytes]:
+        try:
+            yield data
+        finally:
+            closed.set()
+
+    async def frozen(request: web.Request) -> web.Response:
+        await given_up.wait()
+        with suppress(ConnectionError):
+            await request.read()
+        return web.Response(status=500)
+
+    async with FakeRegistry() as server, server.client(retries=Retries(attempts=1)) as registry:
+        server.on("PUT", "uploads", frozen)
+        with pytest.raises(Unavailable, match="nothing that was sent was taken for 0 s"):
+            await Uploader(registry, "a/b").push_blob(described(data), whole)
+        with anyio.fail_after(5):
+            await closed.wait()
+        given_up.set()
 
 
 async def test_what_the_registry_refuses_is_not_repeated() -> None:
