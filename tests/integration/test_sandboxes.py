@@ -10,10 +10,15 @@ from typing import Any
 import anyio
 import pytest
 
-from containerd_aio import Client, Daemon, typeurl
+from containerd_aio import Client, Daemon, Sandbox, typeurl
 from containerd_aio.errors import AlreadyExists, InvalidArgument, NotFound, Unimplemented, Unknown
 from containerd_aio.services.introspection import Introspection
-from containerd_aio.services.sandboxes import POD_SANDBOXER, SandboxController, SandboxStore
+from containerd_aio.services.sandboxes import (
+    POD_SANDBOXER,
+    SandboxController,
+    SandboxStatus,
+    SandboxStore,
+)
 
 RUNTIME = "io.containerd.runc.v2"
 PAUSE = "docker.io/library/pause:test"
@@ -99,7 +104,7 @@ async def test_sandboxes_of_the_shim(plain: Client, sandbox_id: str, containerd_
 
 
 async def _shims() -> str:
-    done = await anyio.run_process(["ps", "-eo", "args"])
+    done = await anyio.run_process(["ps", "-ewwo", "args"])
     return "\n".join(line for line in done.stdout.decode().splitlines() if "containerd-shim" in line)
 
 
@@ -118,9 +123,7 @@ def pod_metadata(sandbox_id: str) -> Any:
 async def test_pods(
     private_daemon: Callable[..., Daemon], containerd_version: str, sandbox_id: str, tmp_path: Path
 ) -> None:
-    """The CRI plugin's controller, from 2.0 on: a sandbox is a container of the pause image."""
-    if containerd_version != "2.1":
-        return
+    """With the CRI plugin: 1.6 keeps its pods to itself, 1.7 has its shim for any controller, 2.1 makes pods."""
     from containerd_aio.testing.images import busybox_image
 
     image = busybox_image(tmp_path / "pause.tar", PAUSE, config={"Cmd": ["sleep", "1000"]})
@@ -131,24 +134,29 @@ async def test_pods(
         Client(daemon.address, namespace="k8s.io") as client,
     ):
         await client.import_archive(image, unpack=True)
-        with pytest.raises(NotFound, match="no-such-controller"):
-            await client.new_sandbox(sandbox_id, sandboxer="no-such-controller")
-        with pytest.raises(Unimplemented, match="Sandbox"):  # the shim of runc has no sandboxes
-            await client.new_sandbox(sandbox_id)
+        if containerd_version == "1.6":
+            with pytest.raises(Unimplemented, match=r"it came with containerd 1\.7"):
+                await client.new_sandbox(sandbox_id, sandboxer=POD_SANDBOXER)
+            await _has_a_container(client, sandbox_id, recorded="")
+            return
+        if containerd_version == "2.1":
+            with pytest.raises(NotFound, match="no-such-controller"):
+                await client.new_sandbox(sandbox_id, sandboxer="no-such-controller")
+            with pytest.raises(Unimplemented, match="Sandbox"):  # the shim of runc has no sandboxes
+                await client.new_sandbox(sandbox_id)
+        for n in range(8):
+            with anyio.move_on_after(0.004 * n):
+                async with await _new_pod(client, f"{sandbox_id}-{n}"):
+                    await anyio.sleep_forever()
         assert await client.sandboxes() == []
-        async with await client.new_sandbox(
-            sandbox_id, sandboxer=POD_SANDBOXER, extensions={"metadata": pod_metadata(sandbox_id)}
-        ) as sandbox:
+        async with await _new_pod(client, sandbox_id) as sandbox:
             status = await sandbox.start()
-            assert status.state == "SANDBOX_READY"
-            assert status.pid is not None
-            assert status.created_at is not None
-            assert status.exited_at is None
-            assert Path(f"/proc/{status.pid}").exists()
-            assert (await sandbox.status(verbose=True)).info
-            inside = await client.new_container("inside", image=PAUSE, args=["true"], sandbox=sandbox_id)
-            assert (await inside.info()).sandbox == sandbox_id
-            await inside.delete()
+            if containerd_version == "2.1":
+                await _is_a_pod(sandbox, status)
+            else:
+                assert (status.state, status.pid, sandbox.metadata.sandboxer) == ("", None, "")
+                assert sandbox_id in await _shims()
+            await _has_a_container(client, sandbox_id, recorded=sandbox_id)
             ends: list[int] = []
 
             async def wait() -> None:
@@ -157,12 +165,38 @@ async def test_pods(
             async with anyio.create_task_group() as group:
                 group.start_soon(wait)
                 await sandbox.stop(timeout=1)
-            assert ends in ([137], [143])
-            assert (await sandbox.status()).state == "SANDBOX_NOTREADY"
+            if containerd_version == "2.1":
+                assert ends in ([137], [143])
+                assert (await sandbox.status()).state == "SANDBOX_NOTREADY"
+            else:
+                assert ends == [255]
         with pytest.raises(NotFound):
             await client.sandbox(sandbox_id)
-        with pytest.raises(NotFound):
-            await SandboxController(client.services, POD_SANDBOXER).status(sandbox_id)
+        if containerd_version == "2.1":
+            with pytest.raises(NotFound):
+                await SandboxController(client.services, POD_SANDBOXER).status(sandbox_id)
+        assert sandbox_id not in await _shims()
+
+
+async def _new_pod(client: Client, sandbox_id: str) -> Sandbox:
+    return await client.new_sandbox(
+        sandbox_id, sandboxer=POD_SANDBOXER, extensions={"metadata": pod_metadata(sandbox_id)}
+    )
+
+
+async def _has_a_container(client: Client, sandbox_id: str, *, recorded: str) -> None:
+    inside = await client.new_container("inside", image=PAUSE, args=["true"], sandbox=sandbox_id)
+    assert (await inside.info()).sandbox == recorded
+    await inside.delete()
+
+
+async def _is_a_pod(sandbox: Sandbox, status: SandboxStatus) -> None:
+    assert status.state == "SANDBOX_READY"
+    assert status.pid is not None
+    assert status.created_at is not None
+    assert status.exited_at is None
+    assert Path(f"/proc/{status.pid}").exists()
+    assert (await sandbox.status(verbose=True)).info
 
 
 # -- what the daemon says about itself -----------------------------------------------------------------------------
