@@ -23,6 +23,8 @@ from anyio.abc import TaskGroup
 from containerd_aio import ContainerdError, oci
 from containerd_aio.libcontainerd import (
     STATE_EXIT,
+    STATE_RESTORE,
+    STATE_START,
     Client,
     Remote,
     RestartManager,
@@ -47,13 +49,18 @@ class Service:
         self.folder = folder / "containers"
         self.folder.mkdir(parents=True, exist_ok=True)
         self.managers: dict[str, RestartManager] = {}
+        self.began: dict[str, float] = {}
 
     async def state_changed(self, name: str, state: StateInfo) -> None:
         entry = {"container": name, "state": state.state, "code": state.exit_code, "unknown": state.unknown}
         with self.journal.open("a") as journal:
             journal.write(json.dumps(entry) + "\n")
-        if state.state == STATE_EXIT:
-            wait = self.managers[name].should_restart(state.exit_code)
+        now = anyio.current_time()
+        if state.state in {STATE_START, STATE_RESTORE}:
+            self.began[name] = now
+        elif state.state == STATE_EXIT:
+            ran = now - self.began.get(name, now)
+            wait = self.managers[name].should_restart(state.exit_code, run_duration=ran)
             self.note(name, "done" if wait is None else "waiting")
             if wait is not None:
                 self.tasks.start_soon(self.start_again, name, wait)
