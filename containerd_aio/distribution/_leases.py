@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from containerd_aio._log import get_logger
 from containerd_aio.errors import ContainerdError, NotFound
+from containerd_aio.services._convert import unique_name
 from containerd_aio.services.leases import Leases, lease
 
 if TYPE_CHECKING:
@@ -33,16 +34,15 @@ _in_use: set[str] = set()
 async def own_lease(services: Services) -> AsyncGenerator[str, None]:
     """Hold the lease in force, or one that says whose it is; at its end those of dead processes are deleted as well."""
     me = identity(os.getpid())
-    async with lease(services, labels={HOLDER_LABEL: me} if me else None) as name:
-        if name in _in_use:  # this is part of a larger work, at whose end all that will be done
+    mine = unique_name()
+    _in_use.add(mine)  # before it is made: somebody else may be looking for dead ones
+    try:
+        async with lease(services, id=mine, labels={HOLDER_LABEL: me} if me else None) as name:
             yield name
-            return
-        _in_use.add(name)
-        try:
-            yield name
-            await _delete_dead(services)
-        finally:
-            _in_use.discard(name)
+            if name == mine:  # else this was part of a larger work, at whose end all that will be done
+                await _delete_dead(services)
+    finally:
+        _in_use.discard(mine)
 
 
 async def _delete_dead(services: Services) -> None:

@@ -312,7 +312,7 @@ async def find_credentials(
     try:
         found = await keychain.credentials(registry, repository)
     except ContainerdError as exc:
-        get_logger(__name__).warning("no credentials", registry=registry, error=str(exc))
+        get_logger(__name__).debug("no credentials", registry=registry, error=str(exc))  # who asks is told
         raise
     source = "none: anonymous" if found is None else found.source
     get_logger(__name__).debug("credentials", registry=registry, source=source)
