@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 
+from containerd_aio._backoff import Backoff
 from containerd_aio.errors import Canceled, ConnectError, DeadlineExceeded, Unavailable
 
 if TYPE_CHECKING:
@@ -16,6 +17,8 @@ T = TypeVar("T")
 
 # Seconds that a cancelled caller waits for the call to end, and again for it to be undone.
 GRACE = 10.0
+# Seconds that a clean-up waits for a daemon that is away.
+RESTART = 3.0
 
 
 def is_open(failure: BaseException) -> bool:
@@ -74,6 +77,23 @@ async def carry_through(
     if failures:
         raise failures[0]
     return results[0]
+
+
+async def through_a_restart(work: Callable[[], Awaitable[T]]) -> T:
+    """Await `work`, again and again for `RESTART` seconds while the daemon is away: it may be restarting.
+
+    Args:
+        work: Removes something; done a second time it does no harm.
+    """
+    backoff, deadline = Backoff(), anyio.current_time() + RESTART
+    while True:
+        try:
+            return await work()
+        except Unavailable:
+            delay = backoff.next()
+            if anyio.current_time() + delay > deadline:
+                raise
+            await anyio.sleep(delay)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 import anyio
 
 from containerd_aio import typeurl
-from containerd_aio._cancellation import cleaning_up
+from containerd_aio._cancellation import cleaning_up, through_a_restart
 from containerd_aio._identifiers import check_identifier
 from containerd_aio._log import get_logger
 from containerd_aio._new_task import TaskOptions, create_task, unpack_runtime_options
@@ -392,7 +392,7 @@ class Container:
         """Delete it; an error of the body is not replaced by one of the clean-up."""
         try:
             with cleaning_up(f"container {self.id!r}", within=_UNDO_TIMEOUT * 4):
-                await self._delete_with_task()
+                await through_a_restart(self._delete_with_task)
         except ContainerdError as failure:
             if exc is None:
                 raise

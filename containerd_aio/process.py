@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import signal as signals
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import anyio
 
-from containerd_aio._cancellation import carry_through, cleaning_up
+from containerd_aio._cancellation import carry_through, cleaning_up, through_a_restart
 from containerd_aio._log import get_logger
 from containerd_aio._signals import parse_signal
 from containerd_aio.api.containerd.services.tasks.v1 import (
@@ -373,7 +374,7 @@ class Process:
         what = "exec" if self._record.exec_id else "the task of container"
         try:
             with cleaning_up(f"{what} {self.id!r}", within=_UNDO_TIMEOUT * 3):
-                await self.delete(kill=True)
+                await through_a_restart(partial(self.delete, kill=True))
         except ContainerdError as failure:
             if exc is None:
                 raise

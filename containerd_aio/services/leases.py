@@ -6,10 +6,12 @@ import builtins
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Self
 
 import anyio
 
+from containerd_aio._cancellation import through_a_restart
 from containerd_aio._log import get_logger
 from containerd_aio._transport.connections import active_leases
 from containerd_aio.api.containerd.services.leases.v1 import (
@@ -272,7 +274,7 @@ async def _delete_at_end(leases: Leases, name: str, *, sync: bool = False) -> No
     """Delete a lease whatever happens around; one that cannot be deleted expires by itself."""
     with anyio.move_on_after(_TIMEOUT, shield=True) as scope:
         try:
-            await leases.delete(name, sync=sync)
+            await through_a_restart(partial(leases.delete, name, sync=sync))
         except NotFound:
             pass  # somebody else did
         except ContainerdError as exc:

@@ -130,3 +130,22 @@ async def test_an_exec_whose_start_is_not_answered_is_ended() -> None:
         with pytest.raises(NotFound):
             await task.load_process("e1")
         assert task.exit_status is None
+
+
+async def test_what_is_removed_while_the_daemon_is_away_is_removed_when_it_is_back() -> None:
+    async with world() as w:
+        container = await w.client.new_container("c1", spec=SPEC)
+        w.fake.script("c1", RUNS)
+        async with anyio.create_task_group() as group:
+            async with w.client.lease(), container, await container.new_task() as task:
+                await task.start()
+                await w.fake.stop()
+
+                async def come_back() -> None:
+                    await anyio.sleep(1)
+                    await w.fake.start()
+
+                group.start_soon(come_back)
+        assert task.exit_status is not None
+        assert await w.client.containers() == []
+        assert await w.client.leases.list() == []
