@@ -133,7 +133,7 @@ def rootfs(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def ctr(ctr_binary: str, rootfs: str) -> Ctr:
-    """That line's ``ctr``, to call: ``await ctr(daemon, "tasks", "list")``; its namespace is ``t``."""
+    """That line's ``ctr``, to call: ``await ctr(daemon, "tasks", "list")``; its namespace is of this run."""
     from tests.integration.daemon_view import Ctr
 
     return Ctr(ctr_binary, rootfs)

@@ -405,6 +405,8 @@ def remove_traces(layout: Layout) -> None:
 
 def remove_created(layout: Layout) -> Iterator[str]:
     """Delete the directories that were created for the daemon, and its lock; yields what could not be done."""
+    if layout.state in layout.created:
+        _remove_empty(_namespaces(layout))  # nobody will know of them any more
     for folder in {layout.root, layout.state}.intersection(layout.created):
         if mounts_below(folder):
             yield f"{folder} is kept: something is still mounted in it"

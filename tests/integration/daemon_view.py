@@ -8,6 +8,10 @@ import anyio
 import anyio.to_thread
 
 from containerd_aio._daemon import cleanup
+from tests.conftest import RUN
+
+#: Of this test run alone: runc's state is shared by all daemons of a machine.
+NAMESPACE = RUN
 
 
 @dataclass
@@ -18,7 +22,7 @@ class Ctr:
     rootfs: str
 
     async def __call__(self, daemon, *args):
-        argv = [self.binary, "--address", daemon.address, "--namespace", "t", *args]
+        argv = [self.binary, "--address", daemon.address, "--namespace", NAMESPACE, *args]
         with anyio.fail_after(20):
             done = await anyio.run_process(argv, check=False)
         assert done.returncode == 0, done.stderr.decode()

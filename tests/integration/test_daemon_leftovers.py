@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from structlog.testing import capture_logs
 
 from containerd_aio._daemon import cleanup
 from tests.conftest import REPOSITORY
-from tests.integration.daemon_view import assert_nothing_left, ended, processes_of
+from tests.integration.daemon_view import NAMESPACE, assert_nothing_left, ended, processes_of
 
 
 async def test_shims_containers_and_mounts_go(private_daemon, ctr):
@@ -40,7 +41,7 @@ async def test_shims_containers_and_mounts_go(private_daemon, ctr):
     await ended(handles, 0)
     for hierarchy in Path("/sys/fs/cgroup").iterdir():
         assert not (hierarchy / "t" / "running").exists()
-    assert not Path("/run/containerd/runc/t/running").exists()
+    assert not Path("/run/containerd/runc", NAMESPACE, "running").exists()
 
 
 async def test_what_is_still_mounted_is_not_deleted(private_daemon, tmp_path, monkeypatch):
@@ -84,7 +85,7 @@ def child(private_daemon, containerd_binary, ctr):
     def make(**options):
         view = private_daemon(**options)
         given = {"root": view.root, "state": view.state, "binary": containerd_binary, **options}
-        command = [ctr.binary, "--namespace", "t", *ctr.run_args("one")]
+        command = [ctr.binary, "--namespace", NAMESPACE, *ctr.run_args("one")]
         process, guardian = _start(CHILD, [given, command])
         return process, view, guardian
 
@@ -96,8 +97,10 @@ def _start(script, given):
     argv = [sys.executable, "-c", script, json.dumps(given)]
     process = subprocess.Popen(argv, stdout=subprocess.PIPE, cwd=REPOSITORY)
     with process.stdout as lines:
-        guardian = next(int(line.split()[1]) for line in lines if line.startswith(b"READY"))
-    return process, guardian
+        ready = next((line for line in lines if line.startswith(b"READY")), None)
+    if ready is None:
+        raise AssertionError(f"it ended before it was ready, with {process.wait()}")
+    return process, int(ready.split()[1])
 
 
 async def test_when_our_process_is_killed_the_guardian_clears_up(child):
@@ -191,3 +194,23 @@ async def test_temporary_mounts_of_its_snapshots_go_and_others_stay(
     assert [point.parent for point in mounted] == [tmp_path] * 2
     assert list(tmp_path.iterdir()) == [other]
     assert_nothing_left(view)
+
+
+async def test_of_a_detached_daemon_that_was_stopped_no_namespace_is_left(private_daemon, ctr):
+    daemon = private_daemon(detach=True)
+    namespace = Path(daemon.root).name
+    places = [Path("/run/containerd/runc", namespace), *(path / namespace for path in cgroups())]
+    call = [ctr.binary, "--address", daemon.address, "--namespace", namespace]
+    async with daemon:
+        await anyio.run_process([*call, *ctr.run_args("one")])
+        assert sum(path.exists() for path in places) > 1
+        await anyio.run_process([*call, "tasks", "delete", "--force", "one"])
+        await daemon.stop()
+    assert [path for path in places if path.exists()] == []
+    shutil.rmtree(daemon.root)
+    assert_nothing_left(daemon)
+
+
+def cgroups():
+    root = Path("/sys/fs/cgroup")
+    return (path for path in (root, *root.glob("*/")) if (path / "cgroup.procs").exists())
