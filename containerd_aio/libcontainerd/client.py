@@ -96,7 +96,9 @@ class Client:
             NotFound: There is no such checkpoint.
             Unknown: The runtime refused; the text is runc's.
             FailedPrecondition: It is called by the backend's own handling of the container's start.
-            Exception: Whatever the backend raised when it was told of the start, or `attach_stdio`.
+            Closed: The remote was left meanwhile.
+            Exception: Whatever the backend raised when it was told of the start, or `attach_stdio`; a RuntimeError when
+                the backend cancelled itself.
         """
         check_identifier(container_id, "container id")
         image = self._checkpoints(container_id, checkpoint_dir).image(checkpoint) if checkpoint else ""
@@ -124,6 +126,7 @@ class Client:
         Raises:
             AlreadyExists: It is known already.
             Unavailable: containerd can't be reached, or can't tell its state.
+            Closed: The remote was left before the backend had taken it; it will be told the next time.
         """
         check_identifier(container_id, "container id")
         await restore(self._keeper, self._container(container_id, options, attach_stdio))

@@ -179,7 +179,10 @@ class Remote:
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
-        """End the connection, and containerd if it was started and live restore is off."""
+        """End the connection, and containerd if it was started and live restore is off.
+
+        Callbacks at work are cancelled; calls that wait for one fail with `Closed`, and have undone what they began.
+        """
         stack, self._core = self._stack, None
         assert stack is not None
         with anyio.CancelScope(shield=True):
