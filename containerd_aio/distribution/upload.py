@@ -7,16 +7,16 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import anyio
 
 from containerd_aio._log import get_logger
 from containerd_aio.distribution._challenge import repository_scope
 from containerd_aio.distribution._endpoint import error_of
-from containerd_aio.distribution._http import origin
+from containerd_aio.distribution._http import joined, origin
 from containerd_aio.distribution._retry import Patience, Retries
-from containerd_aio.distribution.hosts import Capability
+from containerd_aio.distribution.hosts import Capability, is_http_url
 from containerd_aio.distribution.progress import Action
 from containerd_aio.distribution.registry import content_path
 from containerd_aio.errors import (
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from containerd_aio.distribution.registry import Registry
     from containerd_aio.services.descriptor import Descriptor
 
-_RANGE = re.compile(r"(?:bytes=)?0-(\d+)")
+_RANGE = re.compile(r"(?:bytes=)?0-(\d{1,18})")
 
 
 class Uploader:
@@ -189,7 +189,7 @@ class Uploader:
                 # "0-0" stands for nothing as well as for one byte; sending that byte twice would spoil the blob.
                 offset = int(found[1]) + 1 if int(found[1]) else 0
                 return (
-                    (urljoin(location, response.headers.get("Location", location)), offset)
+                    (_location(response) if "Location" in response.headers else location, offset)
                     if offset
                     else ("", 0)
                 )
@@ -201,7 +201,10 @@ def _location(response: aiohttp.ClientResponse) -> str:
     location = response.headers.get("Location")
     if not location:
         raise Unavailable(f"{response.url.host}: an upload was accepted, and it was not said where to")
-    return urljoin(str(response.url), location)
+    url = joined(str(response.url), location)
+    if not is_http_url(url):
+        raise Unavailable(f"{response.url.host}: an upload was accepted, and the place for it is no URL")
+    return url
 
 
 def _check(response: aiohttp.ClientResponse, target: Descriptor) -> None:

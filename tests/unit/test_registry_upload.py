@@ -153,6 +153,13 @@ async def test_a_registry_that_takes_nothing_is_given_up(monkeypatch: pytest.Mon
         given_up.set()
 
 
+async def test_a_place_for_an_upload_that_is_no_url() -> None:
+    async with FakeRegistry() as server, server.client() as registry:
+        server.on("POST", "uploads", status(202, Location="http://[::1"))
+        with pytest.raises(Unavailable, match="the place for it is no URL"):
+            await Uploader(registry, "a/b").push_blob(TARGET, source())
+
+
 async def test_what_the_registry_refuses_is_not_repeated() -> None:
     async with FakeRegistry() as server, server.client() as registry:
         wrong = described(DATA[::-1])
