@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import anyio
 
+from containerd_aio._backoff import Backoff
 from containerd_aio._cancellation import carry_through, cleaning_up, through_a_restart
 from containerd_aio._log import get_logger
 from containerd_aio._signals import parse_signal
@@ -51,6 +52,8 @@ ProcessStatus = Literal["created", "running", "paused", "pausing", "stopped", "u
 DRAIN_TIMEOUT = 5.0
 # Seconds for undoing something after a failure or a cancellation.
 _UNDO_TIMEOUT = 10.0
+# So often a delete is requested again until containerd has noticed that the shim has gone.
+_SHIM_ENDS = 5
 
 _log = get_logger(__name__)
 
@@ -151,6 +154,10 @@ class Process:
         try:
             # Given up half-way, nobody would know whether it is to be killed before it is deleted.
             await carry_through(self._start)
+        except Unknown as exc:
+            if "cannot start a running process" in exc.message:
+                raise FailedPrecondition(exc.message, method=exc.method) from exc
+            raise
         finally:
             self._starting = False
 
@@ -329,7 +336,7 @@ class Process:
         hub = self._scope.core.hub
         as_of = hub.registry.moment
         try:
-            reply = await self._request_delete()
+            reply = await self._delete_again_if_closed()
         except NotFound:
             # Deleted before, by somebody else or by a call of ours that timed out: what is remembered counts.
             hub.tell(hub.registry.absent(self._record, as_of=as_of, now=anyio.current_time()))
@@ -347,6 +354,17 @@ class Process:
         )
         hub.tell(hub.registry.exited(self._record, status, as_of=as_of, now=anyio.current_time()))
         return self._record.exit or status
+
+    async def _delete_again_if_closed(self) -> Any:
+        """Request the delete, and again when the shim ends over it: another client may have deleted it just now."""
+        backoff = Backoff()
+        while True:
+            try:
+                return await self._request_delete()
+            except Unknown as exc:
+                if "ttrpc: closed" not in exc.message or backoff.attempts == _SHIM_ENDS:
+                    raise
+                await anyio.sleep(backoff.next())
 
     async def _request_delete(self) -> Any:
         return await self._tasks.delete_process(

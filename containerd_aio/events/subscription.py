@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, Self, TypeAlias, get_args
 
 import anyio
 
-from containerd_aio.errors import ContainerdError, InvalidArgument, ResourceExhausted
+from containerd_aio.errors import Closed, ContainerdError, InvalidArgument, ResourceExhausted
 from containerd_aio.events.filters import FilterSet
 from containerd_aio.events.model import ContainerCreate, ContainerDelete, ContainerUpdate, Event, Gap, Lagged
 
@@ -88,7 +88,10 @@ class Subscription:
 
         Raises:
             ConnectError: containerd can't be reached.
+            Closed: It was closed before.
         """
+        if self._closed:
+            raise Closed("this subscription was closed; client.events() makes another")
         await self._hub.ready()
         self._hub.attach(self)
         if self._labels is not None:

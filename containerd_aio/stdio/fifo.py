@@ -29,6 +29,7 @@ DEFAULT_FIFO_ROOT = Path("/run/containerd/fifo")
 """Where containerd's Go client keeps its FIFOs."""
 
 _MODE = 0o700
+_CURE = "set XDG_RUNTIME_DIR to a directory that is yours"
 _MAX_ID_BYTES = 200  # leaves room for the suffix in a file name of 255 bytes
 
 
@@ -168,9 +169,7 @@ def default_fifo_root() -> Path:
         directory.mkdir(mode=_MODE)
     info = directory.lstat()
     if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.geteuid() or info.st_mode & 0o077:
-        raise PermissionDenied(
-            f"{directory} is not a private directory of uid {os.geteuid()}: pass fifo_root="
-        )
+        raise PermissionDenied(f"{directory} is not a private directory of uid {os.geteuid()}: {_CURE}")
     return directory
 
 
@@ -186,5 +185,7 @@ def _check_id(process_id: str) -> None:
 
 
 def _unusable(root: Path, exc: OSError) -> PermissionDenied | FailedPrecondition:
-    text = f"cannot make FIFOs under {root}: {exc.strerror}; pass fifo_root= with a directory you may write"
-    return PermissionDenied(text) if isinstance(exc, PermissionError) else FailedPrecondition(text)
+    text = f"cannot make FIFOs for standard streams under {root}: {exc.strerror}"
+    if isinstance(exc, PermissionError):
+        return PermissionDenied(f"{text}; {_CURE}")
+    return FailedPrecondition(f"{text}; make room for them, or give io=stdio.null(), which needs none")

@@ -8,7 +8,7 @@ from typing import Any
 import anyio
 import pytest
 
-from containerd_aio import FailedPrecondition, InvalidArgument, NotFound, Task, stdio
+from containerd_aio import Closed, FailedPrecondition, InvalidArgument, NotFound, Task, Unknown, stdio
 from containerd_aio.testing import Fate
 from tests.unit.fake_support import RUNS, world
 
@@ -61,6 +61,15 @@ async def test_a_second_start_is_refused_and_does_no_harm() -> None:
             await process.start()
 
 
+async def test_a_start_that_another_client_was_faster_with_is_refused_alike() -> None:
+    async with world() as w:
+        task = await w.created()
+        with w.fake.hold_events("topic~=|^/tasks/|"):
+            await w.start_behind_our_back()
+            with pytest.raises(FailedPrecondition, match="cannot start a running process"):
+                await task.start()
+
+
 async def test_a_process_object_may_be_any_mapping() -> None:
     from types import MappingProxyType
 
@@ -70,3 +79,25 @@ async def test_a_process_object_may_be_any_mapping() -> None:
         async with await task.exec("e1", MappingProxyType({"args": ["true"], "cwd": "/"})) as process:
             await process.start()
             assert (await process.wait(timeout=10)).code == 3
+
+
+async def test_a_delete_over_which_the_shim_ends_is_requested_again() -> None:
+    async with world() as w:
+        task = await w.running()
+        with w.fake.fail("Tasks/Delete", "UNKNOWN", "failed to delete task: ttrpc: closed", times=2):
+            assert (await task.delete(kill=True)).code == 137
+        await w.again()
+        task = await (await w.client.container("c1")).task()
+        fault = w.fake.fail("Tasks/Delete", "UNKNOWN", "ttrpc: closed", times=10)
+        with pytest.raises(Unknown, match="ttrpc: closed"):
+            await task.delete(kill=True)
+        assert fault.hits == 6
+
+
+async def test_a_subscription_is_entered_once() -> None:
+    async with world() as w:
+        events = w.client.events()
+        async with events:
+            pass
+        with pytest.raises(Closed, match=r"client\.events\(\) makes another"):
+            await events.__aenter__()
