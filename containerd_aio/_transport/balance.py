@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from grpclib.metadata import Deadline
 
 
+def _unsettled() -> bool:
+    return False
+
+
 class BalancedWrapper(Wrapper):
     """A grpclib ``Wrapper`` that leaves ``Task.cancelling()`` as it found it and never swallows a real cancellation.
 
@@ -32,7 +36,8 @@ class BalancedWrapper(Wrapper):
 
     def __init__(self) -> None:
         super().__init__()
-        self.settled: Callable[[], bool] = lambda: False
+        self.settled: Callable[[], bool] = _unsettled
+        self._waited_for: asyncio.Future[None] | None = None
         # task -> (its cancelling() at entry, how many cancels we sent since)
         self._accounts: dict[asyncio.Task[Any], tuple[int, int]] = {}
 
@@ -49,12 +54,26 @@ class BalancedWrapper(Wrapper):
         self._tasks.add(task)
         self._accounts[task] = (task.cancelling(), 0)
 
+    async def wait(self, future: asyncio.Future[None]) -> None:
+        """Wait for `future`, which is set as well by what ends the call: then no task has to be interrupted.
+
+        Raises:
+            Exception: What has ended the call, unless its status is here.
+        """
+        if self._error is None:
+            self._waited_for = future
+            await future
+        if self._error is not None and not self.settled():
+            raise self._error
+
     def cancel(self, error: Exception) -> None:
         """Wake every task inside with `error`; the first error stands."""
         if self._error is not None or (isinstance(error, StreamTerminatedError) and self.settled()):
             return
         self._error = error
         self.cancelled = True
+        if self._waited_for is not None and not self._waited_for.done():
+            self._waited_for.set_result(None)
         for task in list(self._tasks):
             if task is asyncio.current_task():
                 # It runs right now: a cancel would hit some later, unrelated await.

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from grpclib.const import Cardinality
     from grpclib.metadata import Deadline
 
-    from containerd_aio._transport.channel import Stream
     from containerd_aio._transport.dial import Address
     from containerd_aio._transport.hook import RPCHook
+    from containerd_aio._transport.stream import Stream
 
 NAMESPACE_HEADER = "containerd-namespace"
 LEASE_HEADER = "containerd-lease"

@@ -13,7 +13,7 @@ import pytest
 from grpclib.const import Cardinality
 
 from containerd_aio import errors
-from containerd_aio._transport import channel as channel_module
+from containerd_aio._transport import limits
 from containerd_aio._transport.connections import Connections, NamespacedChannel, active_leases
 from containerd_aio._transport.hook import Call
 from containerd_aio.api.containerd.services.events.v1 import EventsStub, SubscribeRequest
@@ -230,7 +230,7 @@ async def test_g7_a_server_that_went_away_is_a_connect_error(tmp_path: Path) -> 
 async def test_g9_a_message_over_the_limit_is_refused_before_it_is_read(
     fake: Fake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(channel_module, "MAX_MESSAGE", 1000)
+    monkeypatch.setattr(limits, "MAX_MESSAGE", 1000)
     async with fake.channel() as channel:
         fake.version.size = 2000
         with pytest.raises(errors.ResourceExhausted, match="limit is 1000"):
@@ -276,19 +276,19 @@ async def test_a_thousand_calls_at_once_share_the_slots(fake: Fake) -> None:
             for _ in range(1000):
                 group.start_soon(VersionStub(channel).version)
         assert fake.version.calls == 1000
-        assert channel.slots.value == channel_module._CONCURRENT_CALLS
+        assert channel.slots.value == limits.CONCURRENT_CALLS
 
 
 async def test_waiting_for_a_slot_counts_against_the_deadline(fake: Fake) -> None:
     fake.version.silent = True
     async with fake.channel() as channel, anyio.create_task_group() as group:
-        for _ in range(channel_module._CONCURRENT_CALLS):
+        for _ in range(limits.CONCURRENT_CALLS):
             group.start_soon(VersionStub(channel).version)
-        await _until(lambda: fake.version.calls == channel_module._CONCURRENT_CALLS)
+        await _until(lambda: fake.version.calls == limits.CONCURRENT_CALLS)
         with pytest.raises(errors.DeadlineExceeded):
             await VersionStub(channel).version(timeout=0.02)
         group.cancel_scope.cancel()
-    assert channel.slots.value == channel_module._CONCURRENT_CALLS
+    assert channel.slots.value == limits.CONCURRENT_CALLS
 
 
 async def test_the_hook_sees_every_call_and_how_it_ended(fake: Fake) -> None:
@@ -314,7 +314,7 @@ async def test_a_hook_that_raises_reaches_the_caller_and_leaks_nothing(fake: Fak
     async with fake.channel(hook=hook) as channel:
         with pytest.raises(RuntimeError, match="hook"):
             await VersionStub(channel).version()
-        assert channel.slots.value == channel_module._CONCURRENT_CALLS
+        assert channel.slots.value == limits.CONCURRENT_CALLS
 
 
 async def test_namespace_and_lease_headers_follow_the_context(fake: Fake) -> None:

@@ -23,8 +23,10 @@ from hypothesis import strategies as st
 
 from containerd_aio._transport.channel import Channel
 from containerd_aio._transport.dial import Address
+from containerd_aio._transport.gathering import GatheringTransport
 from containerd_aio._transport.headers import HeaderEncoder
-from containerd_aio._transport.receive import GatheringTransport, Receiver, ReceivingProtocol
+from containerd_aio._transport.protocol import ReceivingProtocol
+from containerd_aio._transport.receive import Receiver
 from containerd_aio._transport.send import _Cutter, write_vector
 from containerd_aio.api.containerd.services.content.v1 import (
     ContentBase,
