@@ -9,14 +9,13 @@ exit (docs/decisions/0002).
 from __future__ import annotations
 
 import asyncio
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from grpclib.exceptions import StreamTerminatedError
 from grpclib.utils import Wrapper
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from types import TracebackType
 
     from grpclib.metadata import Deadline
@@ -38,6 +37,7 @@ class BalancedWrapper(Wrapper):
         super().__init__()
         self.settled: Callable[[], bool] = _unsettled
         self._waited_for: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
         # task -> (its cancelling() at entry, how many cancels we sent since)
         self._accounts: dict[asyncio.Task[Any], tuple[int, int]] = {}
 
@@ -65,6 +65,27 @@ class BalancedWrapper(Wrapper):
             await future
         if self._error is not None and not self.settled():
             raise self._error
+
+    def arm(self, deadline: Deadline) -> None:
+        """Let `deadline` end the call.
+
+        Raises:
+            TimeoutError: It has already passed.
+        """
+        remaining = deadline.time_remaining()
+        if not remaining:
+            self._expire()
+            assert self._error is not None
+            raise self._error
+        self._timer = asyncio.get_running_loop().call_later(remaining, self._expire)
+
+    def disarm(self) -> None:
+        """Forget the deadline: the call is over."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _expire(self) -> None:
+        self.cancel(TimeoutError("deadline passed"))
 
     def cancel(self, error: Exception) -> None:
         """Wake every task inside with `error`; the first error stands."""
@@ -103,26 +124,3 @@ class BalancedWrapper(Wrapper):
         if exc is self._error:
             return
         raise self._error from None
-
-
-class BalancedDeadlineWrapper(BalancedWrapper):
-    """The same, ended by a deadline too."""
-
-    @contextmanager
-    def start(self, deadline: Deadline) -> Iterator[None]:
-        """Arm the deadline for the length of the call.
-
-        Raises:
-            TimeoutError: The deadline has already passed.
-        """
-        remaining = deadline.time_remaining()
-        if not remaining:
-            self._error = TimeoutError("deadline passed")
-            raise self._error
-        timer = asyncio.get_running_loop().call_later(
-            remaining, lambda: self.cancel(TimeoutError("deadline passed"))
-        )
-        try:
-            yield
-        finally:
-            timer.cancel()

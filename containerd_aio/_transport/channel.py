@@ -24,7 +24,6 @@ from containerd_aio._transport import limits
 from containerd_aio._transport.codec import Codec
 from containerd_aio._transport.deadlines import default_timeout
 from containerd_aio._transport.dial import explain_dial_failure
-from containerd_aio._transport.hook import Call
 from containerd_aio._transport.protocol import ReceivingProtocol
 from containerd_aio._transport.stream import Stream
 from containerd_aio._transport.unary import UnaryStream
@@ -114,12 +113,11 @@ class Channel(_GrpclibChannel):
         if timeout is not None and timeout != math.inf:
             own = Deadline.from_timeout(timeout)
             deadline = own if deadline is None else min(own, deadline)
-        headers: MultiDict[str] = MultiDict(metadata or {})
         kind = UnaryStream if cardinality is Cardinality.UNARY_UNARY else Stream
         return kind(
             self,
             name,
-            cast("Any", headers),
+            cast("Any", MultiDict(metadata or {})),
             cardinality,
             request_type,
             reply_type,
@@ -127,7 +125,6 @@ class Channel(_GrpclibChannel):
             status_details_codec=None,
             dispatch=self.__dispatch__,
             deadline=deadline,
-            call=Call(name, headers, self.address.text),
             short=short,
         )
 

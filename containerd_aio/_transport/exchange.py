@@ -49,7 +49,7 @@ class Exchange:
         trailers: The headers with which the stream has ended, the same if there were no others; None as long as it has not.
         ended: Whether the daemon has ended the stream.
         receiver: The messages.
-        woken: Set when there is something to look at: the end, or what makes it pointless to wait for that.
+        woken: Set when `is_decided`, and when the call is ended from outside.
     """
 
     def __init__(self, stream_id: int, wrapper: BalancedWrapper, write: Callable[[bytes], None]) -> None:
@@ -57,7 +57,7 @@ class Exchange:
         self.wrapper = wrapper
         self.headers: Sequence[tuple[bytes, bytes]] | None = None
         self.trailers: Sequence[tuple[bytes, bytes]] | None = None
-        self.ended = False
+        self.ended = self._decided = False
         self.data_received = 0
         self.receiver = Receiver(
             cast("Any", self), window=limits.STREAM_WINDOW, limit=limits.MAX_MESSAGE, write=write
@@ -72,24 +72,25 @@ class Exchange:
             self.trailers = headers
             self.end()
         elif _SUCCESS not in headers:
-            self._wake()
+            self._decide()
 
     def take_data(self, data: bytes, start: int, stop: int) -> None:
         """Take the payload ``data[start:stop]`` of a DATA frame."""
         self.receiver.feed(data, start, stop)
         if self.receiver.error is not None:
-            self._wake()
+            self._decide()
 
     def end(self) -> None:
         """Note that the daemon has ended the stream."""
         self.ended = self.receiver.ended = True
-        self._wake()
+        self._decide()
 
-    def is_over(self) -> bool:
-        """Tell whether the daemon has ended the stream."""
-        return self.ended
+    def is_decided(self) -> bool:
+        """Tell whether the outcome is here: the end, or what makes it pointless to wait for that."""
+        return self._decided
 
-    def _wake(self) -> None:
+    def _decide(self) -> None:
+        self._decided = True
         if not self.woken.done():
             self.woken.set_result(None)
 

@@ -112,8 +112,9 @@ class ReceivingProtocol(H2Protocol):
                     self._hand_over(others)
                 passed = stop
             elif kind in KINDS and stream is None and self.exchanges.concern(stream_id):
-                others.append(data[passed:position])
-                self._hand_over(others)  # first: headers are decoded in the order in which they came
+                if passed != position or others:  # first: headers are decoded in the order in which they came
+                    others.append(data[passed:position])
+                    self._hand_over(others)
                 self._exchange(data, position, stop)
                 passed = stop
             elif not stream_id and self._of_the_connection(

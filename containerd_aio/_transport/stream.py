@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 from grpclib.client import Stream as _GrpclibStream
@@ -13,9 +14,10 @@ from h2.exceptions import H2Error
 
 from containerd_aio._transport import limits
 from containerd_aio._transport.absence import absent, explain
-from containerd_aio._transport.balance import BalancedDeadlineWrapper, BalancedWrapper
+from containerd_aio._transport.balance import BalancedWrapper
 from containerd_aio._transport.codec import bytes_field, encode_pieces
 from containerd_aio._transport.guard import check_request
+from containerd_aio._transport.hook import Call
 from containerd_aio._transport.receive import Receiver
 from containerd_aio._transport.send import send_data
 from containerd_aio.errors import (
@@ -34,8 +36,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
+    from multidict import MultiDict
+
     from containerd_aio._transport.channel import Channel
-    from containerd_aio._transport.hook import Call
 
 T = TypeVar("T")
 
@@ -48,34 +51,31 @@ class Stream(_GrpclibStream[Any, Any]):
     _wrapper: BalancedWrapper
     _channel: Channel
     _finish: Callable[[BaseException | None], None] | None = None
-    _wrapper_ctx: Any = None
     _exhausted = False
     _receiver: Receiver
     _holds_slot = False
 
-    def __init__(self, *args: Any, call: Call, short: bool, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, short: bool, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._call = call
         self._short = short
 
     async def __aenter__(self) -> Self:
+        self._wrapper = BalancedWrapper()
         try:
-            if self._deadline is None:
-                self._wrapper = BalancedWrapper()
-            else:
-                self._wrapper = wrapper = BalancedDeadlineWrapper()
-                self._wrapper_ctx = wrapper.start(self._deadline)
-                self._wrapper_ctx.__enter__()
+            if self._deadline is not None:
+                self._wrapper.arm(self._deadline)
             if self._short:
                 with self._wrapper:  # waiting for a slot counts against the deadline
                     await self._channel.slots.acquire()
                 self._holds_slot = True
             if self._channel.hook is not None:
-                self._finish = self._channel.hook(self._call)
+                call = Call(
+                    self._method_name, cast("MultiDict[str]", self._metadata), self._channel.address.text
+                )
+                self._finish = self._channel.hook(call)
         except BaseException as exc:
+            self._wrapper.disarm()
             self._release_slot()
-            if self._wrapper_ctx is not None:
-                self._wrapper_ctx.__exit__(None, None, None)
             translated = self._translated(exc)
             if translated is None or translated is exc:
                 raise
@@ -153,7 +153,7 @@ class Stream(_GrpclibStream[Any, Any]):
         if self._deadline is not None:
             headers.append(("grpc-timeout", encode_timeout(self._deadline.time_remaining())))
         headers += _FIXED_HEADERS
-        headers += encode_metadata(self._metadata)
+        headers += [_checked(name, value) for name, value in self._metadata.items()]
         return headers
 
     def _is_over(self) -> bool:
@@ -234,6 +234,7 @@ class Stream(_GrpclibStream[Any, Any]):
         except BaseException as raised:  # noqa: BLE001 - translated and raised again below
             failure = raised
         finally:
+            self._wrapper.disarm()
             self._release_slot()
         translated = self._translated(failure) if failure is not None else None
         if self._finish is not None:
@@ -288,3 +289,10 @@ class Stream(_GrpclibStream[Any, Any]):
                 f"the connection to containerd at {self._channel.address} broke: {exc}", method=method
             )
         return None
+
+
+@lru_cache(256)
+def _checked(name: str, value: str | bytes) -> tuple[str, str]:
+    """Return a header as it is sent."""
+    (header,) = encode_metadata([(name, value)])
+    return header

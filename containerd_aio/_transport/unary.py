@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from containerd_aio._transport.protocol import ReceivingProtocol
 
 
+_USUAL = {(b":status", b"200"), (b"content-type", b"application/grpc")}
+_OK = (b"grpc-status", b"0")
+
+
 class UnaryStream(Stream):
     """One unary RPC: for stubs, which send a message and receive one.
 
@@ -41,7 +45,7 @@ class UnaryStream(Stream):
             return
         self._exchange, self._exchanges = exchange, protocol.exchanges
         self._send_request_done = self._send_message_done = self._end_done = True
-        self._wrapper.settled = exchange.is_over
+        self._wrapper.settled = exchange.is_decided
 
     async def recv_message(self) -> Any:
         """Return the reply.
@@ -65,6 +69,8 @@ class UnaryStream(Stream):
 
     def _judge(self, exchange: Exchange) -> None:
         """Raise the status of `exchange` unless it is OK."""
+        if exchange.headers and _USUAL.issubset(exchange.headers) and _OK in (exchange.trailers or ()):
+            return
         headers = _text(exchange.headers or exchange.trailers or ())
         headers.setdefault(":status", "missing")
         self._raise_for_status(headers)
@@ -80,8 +86,6 @@ class UnaryStream(Stream):
             await super()._leave(exc_type, exc, tb)
             return
         self._exchanges.release(self._exchange)
-        if self._wrapper_ctx is not None:
-            self._wrapper_ctx.__exit__(None, None, None)
 
 
 def _text(headers: Sequence[tuple[bytes, bytes]]) -> dict[str, str]:

@@ -440,6 +440,8 @@ async def test_labels_select_events_of_containers_that_were_there_and_that_come(
 async def test_labels_cost_no_call_per_event(client: Client, containers: Containers) -> None:
     await containers.create("web", app="web")
     async with client.events(labels={"app": "web"}, buffer=5000) as events:
+        containers.happens("web")
+        assert len(await told(client, events)) == 1  # the containers were listed, "new" not among them
         await containers.create("new", app="web")
         for _ in range(1000):
             containers.happens("web")
