@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 _PREFIX = 5  # of a gRPC message
 _SUCCESS = (b":status", b"200")
 
+# Of encoded headers, as much as h2 takes: 64 frames.
+_MAX_BLOCK = 1 << 20
+
 # What may come on the stream of an exchange.
 KINDS = frozenset({
     frames.DATA, frames.HEADERS, frames.RST_STREAM, frames.WINDOW_UPDATE, frames.CONTINUATION,
@@ -151,10 +154,14 @@ class Exchanges:
 
     def release(self, exchange: Exchange) -> None:
         """Forget `exchange`; it is reset if it has not ended."""
-        if self.open.pop(exchange.id, None) is not None:
-            self._connection.stream_close_waiter.set()
+        if exchange.id in self.open:
+            self._close(exchange.id)
             if not self._transport.is_closing():
                 self._transport.write(frames.cancellation(exchange.id))
+
+    def _close(self, stream_id: int) -> None:
+        self.open.pop(stream_id, None)
+        self._connection.stream_close_waiter.set()  # who waits because the daemon allows no more streams
 
     def terminate(self, reason: str) -> None:
         """End all of them: the connection is lost."""
@@ -195,16 +202,17 @@ class Exchanges:
             self._take_block(exchange, flags)
         elif kind == frames.CONTINUATION:
             self._block += data[start:stop]
+            if len(self._block) > _MAX_BLOCK:
+                raise ProtocolError("headers without an end")
             self._take_block(exchange, flags)
         elif kind == frames.RST_STREAM and exchange is not None:
             code = int.from_bytes(data[start:stop], "big")
             exchange.wrapper.cancel(
                 StreamTerminatedError(f"Stream reset by remote party, error_code: {code}")
             )
-            self.open.pop(stream_id, None)
+            self._close(stream_id)
         if exchange is not None and exchange.ended:
-            self.open.pop(stream_id, None)
-            self._connection.stream_close_waiter.set()
+            self._close(stream_id)
 
     def _take_block(self, exchange: Exchange | None, flags: int) -> None:
         if not flags & frames.END_HEADERS:
