@@ -80,7 +80,7 @@ class Exchange:
     def take_data(self, data: bytes, start: int, stop: int) -> None:
         """Take the payload ``data[start:stop]`` of a DATA frame."""
         self.receiver.feed(data, start, stop)
-        if self.receiver.error is not None:
+        if self.receiver.failure is not None:
             self._decide()
 
     def end(self) -> None:

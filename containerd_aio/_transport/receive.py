@@ -34,7 +34,6 @@ class Receiver:
 
     Attributes:
         ended: Whether the peer has ended the stream.
-        error: What is wrong with the messages; raised to who takes the next one.
     """
 
     def __init__(self, stream: Stream, *, window: int, limit: int, write: Callable[[bytes], None]) -> None:
@@ -50,7 +49,7 @@ class Receiver:
         self._unreturned = 0
         self._waiter: asyncio.Future[None] | None = None
         self.ended = False
-        self.error: Exception | None = None
+        self._error: Exception | None = None
 
     # --- from the connection ------------------------------------------------------------------------------------------
 
@@ -63,18 +62,18 @@ class Receiver:
             self._have += size
             self._return(size)
             return
-        while start < stop and self.error is None:
+        while start < stop and self._error is None:
             if not self._have and stop - start >= _PREFIX:
                 # The usual case: a message begins here. If it is whole, it is cut out at once.
                 end = start + self._size(data[start : start + _PREFIX])
-                if self.error is not None:
+                if self._error is not None:
                     break
                 if end <= stop:
                     self._messages.append((data[start + _PREFIX : end], end - start))
                     start = end
                     continue
             start = self._collect(data, start, stop)
-        if self._messages or self.error:
+        if self._messages or self._error:
             self._wake()
 
     def _collect(self, data: bytes, start: int, stop: int) -> int:
@@ -86,7 +85,7 @@ class Receiver:
                 return stop
             start += len(prefix) - self._have
             self._chunks, self._have, self._need = [], _PREFIX, self._size(prefix)
-            if self.error is not None:
+            if self._error is not None:
                 return stop
         end = min(stop, start + self._need - self._have)
         self._chunks.append(memoryview(data)[start:end])
@@ -100,9 +99,9 @@ class Receiver:
     def _size(self, prefix: bytes) -> int:
         size = int.from_bytes(prefix[1:], "big")
         if prefix[0]:
-            self.error = Internal("a compressed message came although none was asked for")
+            self._error = Internal("a compressed message came although none was asked for")
         elif size > self._limit:
-            self.error = ResourceExhausted(f"a message of {size} bytes came; the limit is {self._limit}")
+            self._error = ResourceExhausted(f"a message of {size} bytes came; the limit is {self._limit}")
         return _PREFIX + size
 
     def add(self, data: bytes, ack_size: int) -> None:
@@ -133,26 +132,31 @@ class Receiver:
             message, size = self._messages.popleft()
             self._return(size)
             return message
-        if self.error is not None:
-            raise self.error
+        if self._error is not None:
+            raise self._error
         return None
 
     def take_all(self) -> list[bytes]:
         """Return every message that is here."""
-        if not self._messages and self.error is not None:
-            raise self.error
+        if not self._messages and self._error is not None:
+            raise self._error
         taken, self._messages = self._messages, deque()
         self._return(sum(size for _, size in taken))
         return [b"".join(message) if isinstance(message, list) else message for message, _ in taken]
 
     @property
+    def failure(self) -> Exception | None:
+        """What is wrong with the next message."""
+        return None if self._messages else self._error
+
+    @property
     def exhausted(self) -> bool:
         """Whether the stream has ended and nothing is left to take."""
-        return self.ended and not self._messages and self.error is None
+        return self.ended and not self._messages and self._error is None
 
     async def wait(self) -> None:
         """Return when there is a message, an error, or the end."""
-        if self._messages or self.error is not None or self.ended:
+        if self._messages or self._error is not None or self.ended:
             return
         self._waiter = asyncio.get_running_loop().create_future()
         try:

@@ -75,8 +75,8 @@ class UnaryStream(Stream):
         headers.setdefault(":status", "missing")
         self._raise_for_status(headers)
         self._raise_for_content_type(headers)
-        if exchange.receiver.error is not None:
-            raise exchange.receiver.error
+        if exchange.receiver.failure is not None:
+            raise exchange.receiver.failure
         self._raise_for_grpc_status(*self._process_grpc_status(_text(exchange.trailers or ())))
 
     async def _leave(
