@@ -28,7 +28,7 @@ async def test_push_and_pull(
             client, tmp_path, "docker.io/library/mine:1", Variant(layers(100_000, seed=5))
         )
         line = f"{name} {image.target.digest}\n".encode()
-        pushed = await cli("push", name, "docker.io/library/mine:1")
+        pushed = await cli("push", "--via", "auto", name, "docker.io/library/mine:1")
         assert (pushed.returncode, pushed.stdout) == (0, line)
         assert f"{name}: done" in pushed.stderr.decode()
         await image.delete(sync=True)
