@@ -71,7 +71,7 @@ async def plain(address: str, seen: Seen, count: int, live: asyncio.Event) -> No
     """Read with grpclib and betterproto2's own stub and codec."""
     from grpclib.client import Channel
 
-    from containerd_aio.api.containerd.events import TaskDelete
+    from containerd_aio.api.containerd.events import TaskExit
     from containerd_aio.api.containerd.services.events.v1 import EventsStub, SubscribeRequest
 
     channel = Channel(path=address)
@@ -79,7 +79,7 @@ async def plain(address: str, seen: Seen, count: int, live: asyncio.Event) -> No
         request = SubscribeRequest(filters=[f'topic=="{TOPIC}"'])
         async with aclosing(_announced(EventsStub(channel).subscribe(request), live)) as stream:
             async for envelope in stream:
-                seen.take(TaskDelete.parse(envelope.event.value).container_id)
+                seen.take(TaskExit.parse(envelope.event.value).container_id)
                 if len(seen.lags) == count:
                     return
     finally:
@@ -94,7 +94,7 @@ async def grpc_aio(address: str, seen: Seen, count: int, live: asyncio.Event) ->
     request = classes("containerd.services.events.v1.SubscribeRequest")(filters=[f'topic=="{TOPIC}"'])
     envelope_class, event_class = (
         classes("containerd.types.Envelope"),
-        classes("containerd.events.TaskDelete"),
+        classes("containerd.events.TaskExit"),
     )
     async with grpc.aio.insecure_channel(f"unix:{address}") as channel:
         method = "/containerd.services.events.v1.Events/Subscribe"
@@ -148,14 +148,17 @@ async def publish(go: Path | None, address: str, publishers: int, each: int) -> 
 
 async def publish_here(address: str, publishers: int, each: int) -> None:
     """Publish from connections of ours, and print how many a second."""
-    from containerd_aio.api.containerd.events import TaskDelete
+    from containerd_aio.api.containerd.events import TaskExit
+    from containerd_aio.api.google.protobuf import Timestamp
 
     began = time.perf_counter()
 
     async def one(publisher: int) -> None:
         async with Client(address, namespace="bench") as client:
             for n in range(each):
-                await client.publish(TOPIC, TaskDelete(container_id=f"{publisher}/{n}/{time.time_ns()}"))
+                name, exited_at = f"{publisher}/{n}/{time.time_ns()}", Timestamp(seconds=int(time.time()))
+                payload = TaskExit(container_id=name, id=name, pid=4711, exit_status=137, exited_at=exited_at)
+                await client.publish(TOPIC, payload)
 
     async with anyio.create_task_group() as group:
         for publisher in range(publishers):

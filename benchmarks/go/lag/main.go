@@ -48,7 +48,7 @@ func main() {
 			if err != nil {
 				panic(err)
 			}
-			seen = append(seen, arrival{event.(*apievents.TaskDelete).ContainerID, time.Now().UnixNano()})
+			seen = append(seen, arrival{event.(*apievents.TaskExit).ContainerID, time.Now().UnixNano()})
 			if len(seen)%1000 == 1 {
 				over = time.After(idle)
 			}

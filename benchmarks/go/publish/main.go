@@ -37,8 +37,10 @@ func main() {
 		go func(p int) {
 			defer group.Done()
 			for n := 0; n < each; n++ {
-				id := fmt.Sprintf("%d/%d/%d", p, n, time.Now().UnixNano())
-				if err := client.EventService().Publish(ctx, "/bench/event", &apievents.TaskDelete{ContainerID: id}); err != nil {
+				at := time.Now()
+				id := fmt.Sprintf("%d/%d/%d", p, n, at.UnixNano())
+				exit := &apievents.TaskExit{ContainerID: id, ID: id, Pid: 4711, ExitStatus: 137, ExitedAt: at}
+				if err := client.EventService().Publish(ctx, "/bench/event", exit); err != nil {
 					panic(err)
 				}
 			}
