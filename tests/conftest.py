@@ -35,7 +35,12 @@ if TYPE_CHECKING:
     from tests.integration.daemon_view import Ctr
 
 # A shell that runs us in the background has these ignored, and our children would inherit that: they are tested here.
-for _signum, _usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGQUIT, signal.SIG_DFL)):
+_USUAL = {
+    signal.SIGINT: signal.default_int_handler,
+    signal.SIGQUIT: signal.SIG_DFL,
+    signal.SIGHUP: signal.SIG_DFL,
+}
+for _signum, _usual in _USUAL.items():
     if signal.getsignal(_signum) is signal.SIG_IGN:
         signal.signal(_signum, _usual)
 

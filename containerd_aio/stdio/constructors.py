@@ -62,6 +62,9 @@ def log_uri(uri: str, *, terminal: bool = False) -> IOCreator:
 def log_file(path: str | os.PathLike[str]) -> IOCreator:
     """Let the shim append stdout and stderr to a file. Go's ``cio.LogFile``.
 
+    What a process writes to stderr in the moment of its end may be missing: the shims of containerd 1.6 to 2.1 close the file
+    for both streams when stdout ends. `files` loses nothing.
+
     Args:
         path: Absolute, on the daemon's host; made when missing.
 

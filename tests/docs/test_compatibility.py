@@ -20,7 +20,7 @@ from containerd_aio import (
     Unimplemented,
     Unknown,
 )
-from containerd_aio._transport import channel
+from containerd_aio._transport import stream
 from containerd_aio._transport.guard import _REQUIRED
 from containerd_aio.api.containerd.services.containers.v1 import (
     CreateContainerRequest,
@@ -222,7 +222,7 @@ async def test_what_crashes(
     busybox_archive: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(channel, "check_request", lambda *_: None)
+    monkeypatch.setattr(stream, "check_request", lambda *_: None)
     head, *rows = _tables()[2]
     column = head.index(containerd_version)
     wrong = []
