@@ -13,8 +13,19 @@ from typing import Any, cast
 from grpclib.protocol import EventsProcessor, H2Protocol
 from h2.exceptions import ProtocolError
 
-from containerd_aio._transport import frames
 from containerd_aio._transport.exchange import KINDS, Exchanges
+from containerd_aio._transport.frames import (
+    ACK,
+    DATA,
+    END_STREAM,
+    HEADER,
+    MAX_SIZE,
+    PADDED,
+    PING,
+    PING_ACK,
+    WINDOW_UPDATE,
+    window_update,
+)
 from containerd_aio._transport.gathering import GatheringTransport
 from containerd_aio._transport.headers import HeaderDecoder, HeaderEncoder, StreamCount
 from containerd_aio._transport.receive import Receiver
@@ -70,12 +81,12 @@ class ReceivingProtocol(H2Protocol):
 
         Only that frame is copied, not all that came with its end.
         """
-        position = max(min(frames.HEADER - len(self._partial), len(data)), 0)
+        position = max(min(HEADER - len(self._partial), len(data)), 0)
         self._partial += data[:position]
-        if len(self._partial) < frames.HEADER:
+        if len(self._partial) < HEADER:
             return position
         size = int.from_bytes(self._partial[:3], "big")
-        wanted = frames.HEADER + size - len(self._partial) if size <= frames.MAX_SIZE else 0
+        wanted = HEADER + size - len(self._partial) if size <= MAX_SIZE else 0
         rest = data[position : position + wanted]
         frame, self._partial = self._partial + rest, b""
         self._take(frame, 0)
@@ -91,21 +102,22 @@ class ReceivingProtocol(H2Protocol):
         end = len(data)
         streams = self.processor.streams
         others: list[bytes] = []
-        while end - position >= frames.HEADER:
+        while end - position >= HEADER:
             size = int.from_bytes(data[position : position + 3], "big")
-            if size > frames.MAX_SIZE:
+            if size > MAX_SIZE:
                 position = end  # not HTTP/2, or not as agreed: h2 knows what to do
                 break
-            stop = position + frames.HEADER + size
+            stop = position + HEADER + size
             if stop > end:
                 break
             kind, flags = data[position + 3], data[position + 4]
             stream_id = int.from_bytes(data[position + 5 : position + 9], "big") & 0x7FFFFFFF
             stream = streams.get(stream_id)
-            if kind == frames.DATA and stream is not None:
-                others.append(data[passed:position])
-                if isinstance(stream.buffer, Receiver) and not flags & (frames.PADDED | frames.END_STREAM):
-                    stream.buffer.feed(data, position + frames.HEADER, stop)
+            if kind == DATA and stream is not None:
+                if passed != position:
+                    others.append(data[passed:position])
+                if isinstance(stream.buffer, Receiver) and not flags & (PADDED | END_STREAM):
+                    stream.buffer.feed(data, position + HEADER, stop)
                     self._unreturned += size
                 else:  # at once: what it holds must not come after what follows it
                     others.append(data[position:stop])
@@ -117,9 +129,7 @@ class ReceivingProtocol(H2Protocol):
                     self._hand_over(others)
                 self._exchange(data, position, stop)
                 passed = stop
-            elif not stream_id and self._of_the_connection(
-                kind, flags, data[position + frames.HEADER : stop]
-            ):
+            elif not stream_id and self._of_the_connection(kind, flags, data[position + HEADER : stop]):
                 others.append(data[passed:position])
                 passed = stop
             position = stop
@@ -136,8 +146,8 @@ class ReceivingProtocol(H2Protocol):
 
     def _exchange(self, data: bytes, position: int, stop: int) -> None:
         """Take the frame ``data[position:stop]`` of a unary call."""
-        if data[position + 3] == frames.DATA:
-            self._unreturned += stop - position - frames.HEADER
+        if data[position + 3] == DATA:
+            self._unreturned += stop - position - HEADER
         try:
             self.exchanges.take(data, position, stop)
         except ProtocolError:
@@ -145,11 +155,11 @@ class ReceivingProtocol(H2Protocol):
 
     def _of_the_connection(self, kind: int, flags: int, payload: bytes) -> bool:
         """Take what grpc-go sends with every reply; False is for h2."""
-        if kind == frames.PING and len(payload) == 8 and not flags & frames.ACK:
+        if kind == PING and len(payload) == 8 and not flags & ACK:
             # It measures the path with a ping for every burst of data it sends.
-            self._gathering.write_soon(frames.PING_ACK + payload)
+            self._gathering.write_soon(PING_ACK + payload)
             return True
-        if kind == frames.WINDOW_UPDATE and len(payload) == 4:
+        if kind == WINDOW_UPDATE and len(payload) == 4:
             h2: Any = self.connection._connection
             size = int.from_bytes(payload, "big") & 0x7FFFFFFF
             if 0 < size <= h2.MAX_WINDOW_INCREMENT - h2.outbound_flow_control_window:
@@ -161,7 +171,7 @@ class ReceivingProtocol(H2Protocol):
 
     def _return(self) -> None:
         if self._unreturned * 4 >= self.config.http2_connection_window_size:
-            self._write(frames.window_update(0, self._unreturned))
+            self._write(window_update(0, self._unreturned))
             self._unreturned = 0
 
     def _write(self, frame: bytes) -> None:
