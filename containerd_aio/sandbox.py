@@ -13,7 +13,7 @@ from containerd_aio._log import get_logger
 from containerd_aio.api.google.protobuf import Any as AnyMessage
 from containerd_aio.errors import ContainerdError, NotFound
 from containerd_aio.oci import RuncOptions, to_json
-from containerd_aio.services.sandboxes import SHIM_SANDBOXER, SandboxController, SandboxStore
+from containerd_aio.services.sandboxes import SHIM_GONE, SHIM_SANDBOXER, SandboxController, SandboxStore
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
 _UNDO_TIMEOUT = 10.0
 _STOP_TIMEOUT = 10.0
-# What is said of a shim that has gone with its sandbox.
-_SHIM_GONE = "ttrpc: closed"
 
 _log = get_logger(__name__)
 
@@ -65,12 +63,8 @@ class Sandbox:
         """Stop and remove it; an error of the body is not replaced by one of the clean-up."""
         try:
             with cleaning_up(f"sandbox {self.id!r}", within=_STOP_TIMEOUT + _UNDO_TIMEOUT):
-                try:
-                    await self.controller.stop(self.id, timeout=_STOP_TIMEOUT)
-                except NotFound:
-                    pass
-                except ContainerdError as failure:
-                    _log.warning("sandbox not stopped", sandbox=self.id, error=str(failure))
+                stop = partial(self.controller.stop, timeout=_STOP_TIMEOUT)
+                await _quietly("sandbox not stopped", self.id, stop)
                 await self.shutdown()
         except ContainerdError as failure:
             if exc is None:
@@ -140,7 +134,7 @@ class Sandbox:
             except NotFound:
                 continue
             except ContainerdError as exc:
-                if _SHIM_GONE not in exc.message:
+                if SHIM_GONE not in exc.message:
                     raise
 
 
@@ -209,7 +203,7 @@ async def _quietly(failure: str, sandbox_id: str, remove: Callable[[str], Awaita
     except NotFound:
         pass
     except ContainerdError as exc:
-        if _SHIM_GONE not in exc.message:
+        if SHIM_GONE not in exc.message:
             _log.warning(failure, sandbox=sandbox_id, error=str(exc))
 
 

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from containerd_aio.services.snapshots import Mount
     from containerd_aio.services.stubs import Services
 
+#: What containerd says when the shim that is to do something ends, or has ended.
+SHIM_GONE = "ttrpc: closed"
 SHIM_SANDBOXER = "shim"
 """The controller that leaves sandboxes to the shim of their runtime; what Go's client uses by default."""
 
@@ -352,13 +354,19 @@ class SandboxController:
         """Wait until a sandbox has ended.
 
         Returns:
-            How it ended. Where the daemon answered with its error about the event, the code is gone: ``unknown``.
+            How it ended. Where the daemon answered with its error about the event, or the shim ended before it could
+            answer, the code is gone: ``unknown``.
 
         Raises:
             NotFound: There is no such sandbox.
         """
         request = ControllerWaitRequest(sandbox_id=sandbox_id, sandboxer=self.sandboxer)
-        reply = await _published(lambda: self._stub.wait(request))
+        try:
+            reply = await _published(lambda: self._stub.wait(request))
+        except Unknown as exc:
+            if SHIM_GONE not in exc.message:
+                raise
+            reply = None
         if reply is None:
             return SandboxExitStatus(255, None, unknown=True)
         return SandboxExitStatus(reply.exit_status, to_datetime(reply.exited_at))

@@ -23,6 +23,7 @@ from containerd_aio import (
     oci,
     stdio,
 )
+from tests.integration.fifo_support import fifos
 
 IMAGE = "docker.io/library/busybox:latest"
 
@@ -303,7 +304,7 @@ async def test_cancelling_a_creation_leaves_neither_task_nor_snapshot_nor_fifo(c
     leases = Leases(client.services)
     await leases.delete(await leases.create(), sync=True)
     assert {info.name for info in await snapshots.list()} == committed
-    assert list(Path("/run/containerd/fifo").glob("*/cancel-*")) == []
+    assert fifos("cancel-") == []
 
 
 async def test_cancelling_an_exec_leaves_neither_process_nor_fifo_nor_id(client: Client) -> None:
@@ -316,7 +317,7 @@ async def test_cancelling_an_exec_leaves_neither_process_nor_fifo_nor_id(client:
                         await process.start()
                         await anyio.sleep_forever()
             assert [process.exec_id for process in await task.processes()] == [None]
-    assert list(Path("/run/containerd/fifo").glob("*/cut-*")) == []
+    assert fifos("cut-") == []
 
 
 async def test_exits_of_an_exec_and_its_container_are_told_apart_as_events(client: Client) -> None:

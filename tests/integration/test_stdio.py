@@ -12,6 +12,7 @@ import anyio
 import pytest
 
 from containerd_aio import Client, Container, DeadlineExceeded, InvalidArgument, Unknown, oci, stdio
+from tests.integration.fifo_support import fifos
 
 IMAGE = "docker.io/library/busybox:latest"
 
@@ -252,7 +253,7 @@ async def test_a_start_that_fails_leaves_no_fifos(client: Client) -> None:
         exec_ = await task.exec(
             f"failing-{token}", ["no-such-program"], io=stdio.capture(stdin=b"never read")
         )
-        assert len(list(stdio.default_fifo_root().rglob(f"*{token}*"))) == 3
+        assert len(fifos(token)) == 3
         with pytest.raises(Unknown, match="no-such-program"):
             await exec_.start()
-    assert list(stdio.default_fifo_root().rglob(f"*{token}*")) == []
+    assert fifos(token) == []
