@@ -160,7 +160,7 @@ class RegistryVerbs(ClientBase):
         hosts_dir: str | os.PathLike[str] | None = None,
         hosts: HostsFunction | None = None,
         plain_http: bool = False,
-        max_uploads: int = 3,
+        max_uploads: int = 5,
         chunk_size: int | None = None,
         skip_non_distributable: bool = True,
         progress: ProgressCallback | None = None,
@@ -178,7 +178,7 @@ class RegistryVerbs(ClientBase):
             hosts_dir: As above; of the hosts, the first that takes pushes is used.
             hosts: As above.
             plain_http: As above.
-            max_uploads: Blobs at the same time.
+            max_uploads: Blobs at the same time (Docker: ``max-concurrent-uploads``).
             chunk_size: Send blobs in requests of at most so many bytes, for registries behind something that limits
                 them.
             skip_non_distributable: Leave out layers that must not be passed on.

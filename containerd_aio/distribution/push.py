@@ -49,7 +49,7 @@ class PushOptions:
     """
 
     matches: Matcher | None = None
-    uploads: int = 3
+    uploads: int = 5
     chunk_size: int | None = None
     skip_non_distributable: bool = True
     progress: ProgressCallback = silent

@@ -48,8 +48,8 @@ if TYPE_CHECKING:
     from containerd_aio.services.stubs import Services
 
 
-MAX_UPLOADS = 3
-"""Blobs that a push uploads at the same time."""
+MAX_UPLOADS = 5
+"""Blobs that a push uploads at the same time, as Docker does."""
 
 Via = Literal["auto", "client", "daemon"]
 """Who moves the bytes of a pull or a push."""
