@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from containerd_aio import (
@@ -172,6 +173,12 @@ async def test_output_goes_on_across_a_restart(private_daemon: PrivateDaemon, bu
                 assert task.captured.stdout == b"one\ntwo\n"
 
 
+def _is_stopped(pid: int | None) -> bool:
+    """Tell whether every thread of a process has stopped."""
+    stats = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/stat")]
+    return all(stat.rpartition(")")[2].split()[0] == "T" for stat in stats)
+
+
 async def test_the_four_wrong_addresses_each_say_what_is_wrong(
     private_daemon: PrivateDaemon, tmp_path: Path
 ) -> None:
@@ -195,6 +202,8 @@ async def test_the_four_wrong_addresses_each_say_what_is_wrong(
         assert ttrpc.value.reason in {"not-containerd", "not-serving"}
 
         await daemon.kill(signal.SIGSTOP)
+        while not _is_stopped(daemon.pid):  # a thread may answer until it is interrupted
+            await anyio.lowlevel.checkpoint()
         try:
             with anyio.fail_after(5), pytest.raises(ConnectError, match="frozen") as frozen:
                 async with Client(daemon.address, connect_timeout=0.5):
