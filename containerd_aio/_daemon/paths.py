@@ -8,6 +8,7 @@ import hashlib
 import os
 import secrets
 import shutil
+import time
 from pathlib import Path
 
 from containerd_aio._daemon.cleanup import is_listened_on
@@ -15,6 +16,7 @@ from containerd_aio.errors import FailedPrecondition, InvalidArgument, NotFound
 
 # sockaddr_un.sun_path less the terminating zero, less the ".ttrpc" that containerd appends for its second socket
 _MAX_SOCKET = 107 - len(".ttrpc")
+_PAUSE = 0.02
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -55,14 +57,23 @@ def socket_path(address: str | os.PathLike[str] | None, state: str) -> str:
     return path
 
 
-def check_free(*paths: str) -> None:
+def check_free(*paths: str, patience: float = 0) -> None:
     """Refuse paths of sockets to be made where something is: it would be removed, and listened in its place.
+
+    Args:
+        paths: The paths.
+        patience: Seconds for which somebody may listen there still: a child that a daemon was about to make when it was
+            killed has its sockets until it becomes another program.
 
     Raises:
         FailedPrecondition: Somebody listens there, or it is no socket.
     """
+    end = time.monotonic() + patience
     for path in paths:
-        if is_listened_on(path):
+        while is_listened_on(path):
+            if time.monotonic() < end:
+                time.sleep(_PAUSE)  # noqa: TID251 - nobody tells when a socket is let go
+                continue
             raise FailedPrecondition(
                 f"somebody listens on {path} already, another containerd perhaps; use that one, or give another path"
             )

@@ -17,14 +17,14 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
-from containerd_aio._daemon import cleanup
+from containerd_aio._daemon import cleanup, paths
 from containerd_aio._daemon.cleanup import Layout
 from containerd_aio._daemon.config import generate
 from containerd_aio._daemon.logs import Follower, blame, emit, parse
 from containerd_aio._daemon.paths import directories, executable, socket_path, write_private
 from containerd_aio._daemon.process import Guardian
 from containerd_aio.daemon import Daemon
-from containerd_aio.errors import Closed, InvalidArgument, NotFound, PermissionDenied
+from containerd_aio.errors import Closed, FailedPrecondition, InvalidArgument, NotFound, PermissionDenied
 
 PLACES = {"root": "/var/lib/x", "state": "/run/x", "address": "/run/x/containerd.sock"}
 
@@ -455,3 +455,17 @@ async def test_without_root_there_is_one_clear_word_and_nothing_happens(
     with pytest.raises(PermissionDenied, match="as root"):
         await daemon.__aenter__()
     assert not (tmp_path / "state").exists()
+
+
+def test_sockets_of_a_killed_daemon_are_let_go_a_moment_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A child that it was about to make has them until it becomes another program."""
+    path = str(tmp_path / "s")
+    answers = iter([True, True, False])
+    monkeypatch.setattr(paths, "is_listened_on", lambda _: next(answers))
+    paths.check_free(path, patience=60)
+    assert next(answers, None) is None
+    monkeypatch.setattr(paths, "is_listened_on", lambda _: True)
+    with pytest.raises(FailedPrecondition, match="somebody listens"):
+        paths.check_free(path)
