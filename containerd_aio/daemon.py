@@ -46,8 +46,6 @@ __all__ = ["Daemon", "Supervision"]
 _POLL = 0.01
 _PROBE_TIMEOUT = 2.0
 _LOCK_POLL = 0.05
-# Seconds for the sockets of a daemon that was killed to be let go.
-_LAST_CHILD = 3.0
 
 
 class Daemon:
@@ -341,7 +339,7 @@ class Daemon:
         with self._gate:
             if self._leaving:
                 raise Closed("the daemon's context has been left")
-            check_free(self.address, f"{self.address}.ttrpc", patience=_LAST_CHILD)
+            check_free(self.address, f"{self.address}.ttrpc", patience=3)
             write_private(self._layout.config, self._config)
             write_private(f"{self.state}/layout.json", self._layout.to_json())
             argv = [self._layout.binary, "--config", self._layout.config]
